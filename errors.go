@@ -12,15 +12,15 @@ type Code string
 // The codes. server/api/errors.go maps each to one HTTP status.
 const (
 	CodeInternal         Code = "internal"
-	CodeBadRequest       Code = "bad_request"       // malformed or failing a check; nothing was changed
-	CodeBadHandle        Code = "bad_handle"        // a name that is not allowed
-	CodeHandleTaken      Code = "handle_taken"      //
-	CodeUnauthorized     Code = "unauthorized"      // no or no valid token
-	CodeBadCredentials   Code = "bad_credentials"   // name or password wrong, never which
-	CodeTokenExpired     Code = "token_expired"     //
-	CodeTokenReused      Code = "token_reused"      // a single-use secret came twice; its family is revoked
-	CodeForbidden        Code = "forbidden"         // known caller, not allowed
-	CodeNotFound         Code = "not_found"         // absent, or not visible to the caller
+	CodeBadRequest       Code = "bad_request"     // malformed or failing a check; nothing was changed
+	CodeBadHandle        Code = "bad_handle"      // a name that is not allowed
+	CodeHandleTaken      Code = "handle_taken"    //
+	CodeUnauthorized     Code = "unauthorized"    // no or no valid token
+	CodeBadCredentials   Code = "bad_credentials" // name or password wrong, never which
+	CodeTokenExpired     Code = "token_expired"   //
+	CodeTokenReused      Code = "token_reused"    // a single-use secret came twice; its family is revoked
+	CodeForbidden        Code = "forbidden"       // known caller, not allowed
+	CodeNotFound         Code = "not_found"       // absent, or not visible to the caller
 	CodeMethod           Code = "method_not_allowed"
 	CodeConflict         Code = "conflict"          // the same id with another body
 	CodeStaleDevices     Code = "stale_devices"     // see StaleDevicesError
