@@ -1,0 +1,70 @@
+# ClearBox. `make demo` runs the main job, `make test` runs all tests; `make help` lists the rest.
+
+GO      ?= go
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION)
+NESTED  := crypto/wycheproof federation/oracle
+# The race detector needs cgo and a C compiler; without one the tests run without it and say so.
+RACE    := $(shell command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 && echo -race)
+FUZZTIME ?= 10s
+S ?= local,offline,idle,fed,cold
+T ?= kill9,outage,halfopen,diskfull,malformed,slow,leaks,model,powercut
+
+.PHONY: help build demo test check fuzz interop bench reliability wasm-size dist install clean generate
+
+help: ## list the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+build: ## build bin/clearbox and bin/cbx
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./server/cmd/clearbox ./clients/cbx
+
+demo: build ## two organisations on loopback, an encrypted conversation through outages, and a search for leaks
+	bin/clearbox demo --once
+
+test: ## all tests, with the race detector where a C compiler is
+	@if [ -z "$(RACE)" ]; then echo "make test: no C compiler found, running without the race detector"; fi
+	$(GO) test $(RACE) -shuffle=on -timeout 15m ./...
+	@for m in $(NESTED); do echo "== $$m"; (cd $$m && $(GO) test ./...) || exit 1; done
+
+check: ## vet (also for the browser), staticcheck, floors, tidy, formatting, generated files, every fuzz target for $(FUZZTIME)
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	GOOS=js GOARCH=wasm $(GO) vet ./clients/core ./clients/web/wasm ./crypto/curve ./crypto/keys ./crypto/ratchet/...
+	@mkdir -p bin
+	$(GO) build -modfile=.ci/tools/go.mod -o bin/staticcheck honnef.co/go/tools/cmd/staticcheck
+	bin/staticcheck ./...
+	$(GO) test -count=1 -run 'TestFloors' .
+	$(GO) mod tidy -diff
+	@for m in $(NESTED); do (cd $$m && $(GO) vet ./... && $(GO) mod tidy -diff) || exit 1; done
+	$(GO) test -count=1 -run 'Golden|Example|Generated' ./server/config ./server/api ./storage
+	.ci/fuzz $(FUZZTIME)
+
+fuzz: ## every fuzz target, FUZZTIME each
+	.ci/fuzz $(FUZZTIME)
+
+interop: ## both directions against the pinned libsignal package
+	crypto/interop/run
+
+bench: build ## load the real server over real sockets; S=local,fed picks scenarios
+	$(GO) run ./server/bench -clearbox bin/clearbox -scenarios $(S)
+
+reliability: build ## the long tests; T=kill9,powercut picks some
+	$(GO) run ./server/bench/reliability -clearbox bin/clearbox -cbx bin/cbx -tests $(T)
+
+wasm-size: ## size of the client brain as WebAssembly
+	clients/web/wasm/size.sh
+
+dist: ## the static binaries that the Dockerfile packs, in dist/
+	@mkdir -p dist
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o dist/ ./server/cmd/clearbox ./clients/cbx
+
+generate: ## rewrite config.example.yaml and golden files from the code
+	$(GO) test ./server/config -run Example -update
+
+install: build ## install both programs into PREFIX/bin (default /usr/local)
+	install -D -m 0755 bin/clearbox $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/clearbox
+	install -D -m 0755 bin/cbx $(DESTDIR)$(or $(PREFIX),/usr/local)/bin/cbx
+
+clean: ## remove what was built
+	rm -rf bin dist
