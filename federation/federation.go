@@ -1,0 +1,222 @@
+// Package federation is the protocol between homeservers: the signed server
+// document, the closed signature profile over HTTP requests and answers, the
+// transactions that carry messages, the inbox that receives them and the
+// sender that delivers them in order until they are answered.
+//
+// It keeps nothing on disk and knows no users. What must be durable it asks of
+// the small interfaces declared here (Outbox, Acceptor, Peers, SelfState,
+// Directory), and what must reach the network goes through Transport.
+package federation
+
+import (
+	"context"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+)
+
+// Limits of the wire, protocol version 1. Both ends rely on them.
+const (
+	MaxItems       = 256      // items in one transaction
+	MaxTransaction = 1 << 20  // bytes of one encoded transaction
+	MaxAnswer      = 64 << 10 // bytes of one answer to a transaction
+	MaxInFlight    = 4        // transactions of one class under way to one peer
+	MaxDocument    = 64 << 10 // bytes of a signed server document
+	MaxSmallBody   = 64 << 10 // bytes of any other request body
+	MaxDirectory   = 1 << 20  // bytes of an answer with device lists or bundles
+)
+
+// Version is the protocol version of this build as it stands in the signed
+// document and in the clearbox-version header: major.minor.
+const Version = "1.0"
+
+// Class separates streams with different promises.
+type Class string
+
+// The durable classes. The message class carries envelopes; the control class
+// is reserved on the wire and comes with groups.
+const (
+	ClassControl Class = "control"
+	ClassMessage Class = "message"
+)
+
+// Valid tells whether c is one of the classes above.
+func (c Class) Valid() bool { return c == ClassControl || c == ClassMessage }
+
+// Item is one message for one person at the receiving server, with the
+// envelopes for all of the person's devices.
+type Item struct {
+	ID           clearbox.MessageID
+	Sender       clearbox.UserID
+	SenderDevice clearbox.DeviceID
+	Recipient    clearbox.UserID
+	AcceptedAt   clearbox.Millis // stamped by the sender's server when it accepted the submission
+	Envelopes    []ItemEnvelope  // at most clearbox.MaxDevices
+	Void         bool            // withdrawn after its position was assigned; every other field is ignored
+	Crit         []string        // names of fields the receiver must know (federation.md, 14)
+
+	// Refused is set by the decoder, never sent: the item could not be
+	// understood and must get the verdict rejected with this code. Its other
+	// fields must not be used.
+	Refused clearbox.Code
+}
+
+// ItemEnvelope is the ciphertext for one device.
+type ItemEnvelope struct {
+	Device       clearbox.DeviceID
+	Registration uint16 // the registration id the sender encrypted for, 14 bits
+	Type         clearbox.ContentType
+	Content      []byte // at most clearbox.MaxContent bytes
+}
+
+// Size is an upper bound of the item's encoded size in bytes.
+func (it *Item) Size() int {
+	n := itemOverhead + len(it.Sender.Server) + len(it.Recipient.Server)
+	for i := range it.Envelopes {
+		n += envelopeOverhead + len(it.Envelopes[i].Content)
+	}
+	for _, c := range it.Crit {
+		n += 3 + len(c)
+	}
+	return n
+}
+
+const (
+	itemOverhead     = 192 // two uids, ids, keys, lengths
+	envelopeOverhead = 40
+)
+
+// Transaction is one batch on a stream. Item i has position FirstPos+i.
+type Transaction struct {
+	Stream   []byte // 16 random bytes, the epoch of the sender's numbering
+	Class    Class
+	Fence    int64 // the sender's lease; a receiver refuses a lower one than it has seen
+	FirstPos int64 // from 1
+	Items    []Item
+}
+
+// LastPos is the position of the last item.
+func (t *Transaction) LastPos() int64 { return t.FirstPos + int64(len(t.Items)) - 1 }
+
+// VerdictCode is the outcome of one item.
+type VerdictCode string
+
+// The verdicts (federation.md, 7).
+const (
+	VerdictOK       VerdictCode = "ok"       // stored for at least one device
+	VerdictDup      VerdictCode = "dup"      // seen before
+	VerdictDeferred VerdictCode = "deferred" // not stored; send again after RetryAfter under a new position
+	VerdictRejected VerdictCode = "rejected" // never; Reason says why
+)
+
+// Verdict is the receiver's answer for one item.
+type Verdict struct {
+	Code           VerdictCode
+	Reason         clearbox.Code // for rejected and deferred
+	RetryAfter     time.Duration // for deferred; whole milliseconds
+	DevicesVersion int64         // the recipient's current device list version, for ok and no_device
+}
+
+// Answer is the receiver's signed answer to one transaction.
+type Answer struct {
+	Stream          []byte
+	FirstPos        int64
+	AcceptedThrough int64     // the stream's last position at the receiver when it answered
+	Verdicts        []Verdict // one per item, in order
+}
+
+// Lease is the right to send on (peer, class). Its fence is higher than that
+// of every lease before it.
+type Lease struct {
+	Stream []byte
+	Fence  int64
+}
+
+// Batch is what is dispatched as one transaction.
+type Batch struct {
+	FirstPos int64
+	Items    []Item
+	Rows     []int64 // the outbox's own row of each item; not sent
+}
+
+// LastPos is the position of the last item.
+func (b *Batch) LastPos() int64 { return b.FirstPos + int64(len(b.Items)) - 1 }
+
+// Outbox is the durable queue towards peers. The sender calls it from one
+// goroutine per (peer, class); different pairs call it at the same time.
+// An error from any method makes the sender drop its lease, wait and begin
+// again with Lease and Pending, so every method must be safe to repeat.
+type Outbox interface {
+	// Lease takes (peer, class) over: it raises the fence durably and returns the stream,
+	// creating one when there is none.
+	Lease(ctx context.Context, peer clearbox.ServerName, class Class) (Lease, error)
+
+	// Pending gives the dispatched and unanswered batches in order of position, each with the
+	// items and positions it was dispatched with; withdrawn items as Void.
+	Pending(ctx context.Context, peer clearbox.ServerName, class Class, lease Lease) ([]*Batch, error)
+
+	// Take assigns the next positions to at most maxItems due items of at most maxBytes
+	// (by Item.Size) and returns after that is durable. It returns nil when nothing is due.
+	// One item is always taken even if it alone is larger than maxBytes.
+	Take(ctx context.Context, peer clearbox.ServerName, class Class, lease Lease, maxItems, maxBytes int) (*Batch, error)
+
+	// Settle records the verdicts durably: deletes, bounces or defers each item. Batches of a stream
+	// are settled in order. A verdict for a void item is ignored. len(verdicts) == len(batch.Items).
+	Settle(ctx context.Context, peer clearbox.ServerName, class Class, lease Lease, batch *Batch, verdicts []Verdict) error
+
+	// Failed counts one attempt that got no answer, with its code.
+	Failed(ctx context.Context, peer clearbox.ServerName, class Class, batch *Batch, code clearbox.Code) error
+
+	// Rewind is called when the receiver expects a position that no pending batch holds (one side was
+	// restored from a backup). It opens a new stream id, gives the pending items new positions from 1 in
+	// their order, durably, and returns the lease with the new stream; the fence may stay.
+	Rewind(ctx context.Context, peer clearbox.ServerName, class Class, lease Lease, expected int64) (Lease, error)
+
+	// Due names the peers that have something due or dispatched in class. The sender asks every 30 s,
+	// so that a lost nudge and an item deferred before a restart cost time and nothing else.
+	Due(ctx context.Context, class Class) ([]clearbox.ServerName, error)
+}
+
+// Acceptor stores what peers send.
+type Acceptor interface {
+	// Accept stores the transaction's items and the stream's last position in one durable update and
+	// answers with one verdict per item. Sender and recipient checks are its own; peer is the server
+	// that signed. It returns *FencedError when the fence is lower than one seen before, *GapError
+	// when FirstPos is beyond last position + 1, and the stored first answer when the batch was seen.
+	// Positions at or below the last one in a batch that reaches beyond it are dup and not stored again.
+	// A stream id not seen before begins at position 1 and replaces the one before it.
+	Accept(ctx context.Context, peer clearbox.ServerName, txn *Transaction) (*Answer, error)
+}
+
+// Account is what a server tells a peer about one of its users.
+type Account struct {
+	User       clearbox.UserID
+	Handle     clearbox.Handle
+	DeviceList []byte // signed (crypto/keys.DeviceList)
+	Version    int64
+}
+
+// PreKey is one public prekey with its signature (empty for a one-time EC key).
+type PreKey struct {
+	ID        uint32 `cbor:"id"`
+	Public    []byte `cbor:"public"`
+	Signature []byte `cbor:"signature,omitempty"`
+}
+
+// Bundle is what a stranger needs to begin a session with one device.
+type Bundle struct {
+	Device       clearbox.DeviceID `cbor:"device"`
+	Registration uint16            `cbor:"registration"`
+	Identity     []byte            `cbor:"identity"`
+	Signed       PreKey            `cbor:"signed"`
+	OneTime      *PreKey           `cbor:"one_time,omitempty"`
+	KEM          PreKey            `cbor:"kem"`
+}
+
+// Directory serves peers' questions about local users. It answers alike for
+// users that are unknown, banned or erased (clearbox.CodeRecipientUnavailable).
+type Directory interface {
+	PeerResolve(ctx context.Context, peer clearbox.ServerName, handle clearbox.Handle) (Account, error)
+	PeerDevices(ctx context.Context, peer clearbox.ServerName, uid clearbox.UID) (Account, error)
+	PeerClaim(ctx context.Context, peer clearbox.ServerName, claimID string, uid clearbox.UID, devices []clearbox.DeviceID) ([]Bundle, error)
+}
