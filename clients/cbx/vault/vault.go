@@ -1,0 +1,511 @@
+package vault
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+
+	"github.com/clearbox-im/clearbox/clients/core"
+	"github.com/clearbox-im/clearbox/clients/core/memvault"
+)
+
+// Names of the files in a vault's directory.
+const (
+	logName  = "vault.log"
+	newName  = "vault.new"
+	markName = "vault.mark"
+	lockName = "vault.lock"
+)
+
+// Options of Open.
+type Options struct {
+	Secret Secret
+	Random io.Reader
+	// Create makes a vault where there is none; ErrExists where there is one.
+	Create bool
+	// Argon is the cost of the passphrase in a vault that is created.
+	Argon Argon
+	// Slack is how many bytes of dead records the log may hold before it is
+	// compacted; it may always hold as many as there are live ones. 0 means 1 MiB.
+	Slack int64
+}
+
+// Vault is a core.Vault in a directory. Safe for concurrent use.
+type Vault struct {
+	dir    string
+	random io.Reader
+	slack  int64
+	step   func(stage string) error // a test's crash, or nil
+
+	lockFile *os.File
+
+	// mu guards everything below. Held for writing, it makes Updates serial:
+	// a record is on disk before the image shows it.
+	mu      sync.RWMutex
+	image   memvault.Image
+	kek     []byte
+	head    header
+	seal    *sealer
+	log     *os.File
+	size    int64  // bytes of log that are synced
+	records uint64 // records in log
+	markKey []byte
+	mark    *os.File
+	err     error // why no more work is done
+}
+
+var _ core.Vault = (*Vault)(nil)
+
+// Open opens the vault in dir, or creates it there if opts says so. It gives
+// ErrLocked, ErrAbsent, ErrExists, ErrWrongKey, ErrRolledBack, ErrVersion or a
+// *CorruptError. The caller closes the vault.
+func Open(dir string, opts Options) (*Vault, error) { return open(dir, opts, nil) }
+
+func open(dir string, opts Options, step func(string) error) (_ *Vault, err error) {
+	if _, err := opts.Secret.kdf(); err != nil {
+		return nil, err
+	}
+	if !opts.Create {
+		if _, err := os.Stat(filepath.Join(dir, logName)); errors.Is(err, os.ErrNotExist) {
+			return nil, ErrAbsent
+		}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("make the vault's directory: %w", err)
+	}
+	v := &Vault{dir: dir, random: opts.Random, slack: opts.Slack, step: step}
+	if v.slack == 0 {
+		v.slack = 1 << 20
+	}
+	defer func() {
+		if err != nil {
+			v.closeFiles()
+		}
+	}()
+	if v.lockFile, err = os.OpenFile(v.path(lockName), os.O_RDWR|os.O_CREATE, 0o600); err != nil {
+		return nil, fmt.Errorf("open the vault's lock: %w", err)
+	}
+	if err := lock(v.lockFile); err != nil {
+		return nil, err
+	}
+	if err := os.Remove(v.path(newName)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("remove an unfinished compaction: %w", err)
+	}
+	_, err = os.Stat(v.path(logName))
+	switch {
+	case errors.Is(err, os.ErrNotExist) && opts.Create:
+		err = v.create(opts)
+	case errors.Is(err, os.ErrNotExist):
+		err = ErrAbsent
+	case err == nil && opts.Create:
+		err = ErrExists
+	case err == nil:
+		err = v.load(opts.Secret)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+func (v *Vault) path(name string) string { return filepath.Join(v.dir, name) }
+
+// at lets a test crash between two steps.
+func (v *Vault) at(stage string) error {
+	if v.step == nil {
+		return nil
+	}
+	return v.step(stage)
+}
+
+// create writes an empty log and its mark.
+func (v *Vault) create(opts Options) error {
+	kdf, err := opts.Secret.kdf()
+	if err != nil {
+		return err
+	}
+	v.head = header{kdf: kdf}
+	if kdf == kdfArgon2id {
+		v.head.argon = opts.Argon.orDefault()
+	}
+	if _, err := io.ReadFull(v.random, v.head.salt[:]); err != nil {
+		return fmt.Errorf("draw a salt: %w", err)
+	}
+	if v.kek, err = v.head.wrappingKey(opts.Secret); err != nil {
+		return err
+	}
+	if v.markKey, err = markKey(v.kek); err != nil {
+		return err
+	}
+	// The mark is there before the log is: a log without one was tampered with.
+	if v.mark, err = os.OpenFile(v.path(markName), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+		return fmt.Errorf("create the vault's mark: %w", err)
+	}
+	if err := v.writeMark(true); err != nil {
+		return err
+	}
+	return v.rewrite()
+}
+
+// load reads the whole log into memory.
+func (v *Vault) load(secret Secret) error {
+	var err error
+	if v.log, err = os.OpenFile(v.path(logName), os.O_RDWR, 0); err != nil {
+		return fmt.Errorf("open the vault: %w", err)
+	}
+	b, err := io.ReadAll(v.log)
+	if err != nil {
+		return fmt.Errorf("read the vault: %w", err)
+	}
+	head, err := decodeHeader(b)
+	if err != nil {
+		return err
+	}
+	v.head = *head
+	if v.kek, err = head.wrappingKey(secret); err != nil {
+		return err
+	}
+	data, err := head.unwrap(v.kek)
+	if err != nil {
+		return err
+	}
+	if v.markKey, err = markKey(v.kek); err != nil {
+		return err
+	}
+	if v.seal, err = newSealer(data, head.generation); err != nil {
+		return err
+	}
+	v.size = headerSize
+	for v.size < int64(len(b)) {
+		plain, size, err := v.seal.open(b[v.size:], v.records)
+		if errors.Is(err, errCut) {
+			break
+		}
+		if err != nil {
+			return &CorruptError{File: logName, Offset: v.size, Reason: err.Error()}
+		}
+		ops, err := decodeOps(plain)
+		if err != nil {
+			return &CorruptError{File: logName, Offset: v.size, Reason: err.Error()}
+		}
+		for i := range ops {
+			ops[i].Value = bytes.Clone(ops[i].Value) // one small value must not keep a whole record
+		}
+		v.image.Apply(ops)
+		v.size += int64(size)
+		v.records++
+	}
+	if err := v.checkMark(); err != nil {
+		return err
+	}
+	if v.size < int64(len(b)) {
+		if err := v.log.Truncate(v.size); err != nil {
+			return fmt.Errorf("cut off an unfinished record: %w", err)
+		}
+		if err := v.log.Sync(); err != nil {
+			return fmt.Errorf("sync the vault: %w", err)
+		}
+	}
+	return v.writeMark(false)
+}
+
+// checkMark refuses a log that is older than its mark.
+func (v *Vault) checkMark() error {
+	var err error
+	if v.mark, err = os.OpenFile(v.path(markName), os.O_RDWR, 0); err != nil {
+		if errors.Is(err, os.ErrNotExist) {
+			return &CorruptError{File: markName, Reason: "it is missing"}
+		}
+		return fmt.Errorf("open the vault's mark: %w", err)
+	}
+	b, err := io.ReadAll(io.LimitReader(v.mark, markSize+1))
+	if err != nil {
+		return fmt.Errorf("read the vault's mark: %w", err)
+	}
+	m, err := decodeMark(b, v.markKey)
+	if err != nil {
+		return err
+	}
+	if m.generation > v.head.generation || m.generation == v.head.generation && m.records > v.records {
+		return ErrRolledBack
+	}
+	return nil
+}
+
+// writeMark notes how far the log is. It is synced only where asked: a mark
+// that is behind after a power cut detects less, and never refuses wrongly.
+func (v *Vault) writeMark(sync bool) error {
+	m := mark{generation: v.head.generation, records: v.records}
+	if _, err := v.mark.WriteAt(m.encode(v.markKey), 0); err != nil {
+		return fmt.Errorf("write the vault's mark: %w", err)
+	}
+	if sync {
+		if err := v.mark.Sync(); err != nil {
+			return fmt.Errorf("sync the vault's mark: %w", err)
+		}
+	}
+	return nil
+}
+
+// View implements core.Vault.
+func (v *Vault) View(ctx context.Context, fn func(core.Reader) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	if v.err != nil {
+		return v.err
+	}
+	return fn(memvault.NewTx(&v.image))
+}
+
+// Update implements core.Vault: one record, one sync. An empty transaction
+// writes nothing.
+func (v *Vault) Update(ctx context.Context, fn func(core.Tx) error) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.err != nil {
+		return v.err
+	}
+	tx := memvault.NewTx(&v.image)
+	if err := fn(tx); err != nil {
+		return err
+	}
+	ops := tx.Ops()
+	if len(ops) == 0 {
+		return nil
+	}
+	for _, op := range ops {
+		if len(op.Key) > maxKey {
+			return fmt.Errorf("a vault key of %d bytes is too long", len(op.Key))
+		}
+	}
+	record, err := v.seal.seal(nil, v.records, encodeOps(ops), v.random)
+	if err != nil {
+		return err
+	}
+	if err := v.append(record); err != nil {
+		return err
+	}
+	v.image.Apply(ops)
+	if v.size > headerSize+2*v.image.Bytes()+v.slack {
+		if err := v.rewrite(); err != nil {
+			// The transaction itself is durable, in whichever file counts.
+			v.err = ErrBroken
+		}
+	}
+	return nil
+}
+
+// append makes a record durable. A write that fails, say on a full disk, is
+// taken back; where that or the sync fails the outcome is not known, and only
+// opening the vault again tells.
+func (v *Vault) append(record []byte) (err error) {
+	undo := func() error { return errors.New("not undone") }
+	defer func() {
+		if err != nil && undo() != nil {
+			v.err = ErrBroken
+		}
+	}()
+	if err := v.at("append"); err != nil {
+		return err
+	}
+	if _, err := v.log.WriteAt(record, v.size); err != nil {
+		undo = func() error { return errors.Join(v.log.Truncate(v.size), v.log.Sync()) }
+		return fmt.Errorf("write to the vault: %w", err)
+	}
+	if err := v.at("sync"); err != nil {
+		return err
+	}
+	if err := v.log.Sync(); err != nil {
+		return fmt.Errorf("sync the vault: %w", err)
+	}
+	v.size += int64(len(record))
+	v.records++
+	if err := v.at("mark"); err != nil {
+		return err
+	}
+	return v.writeMark(false)
+}
+
+// Compact rewrites the log so that it holds the present state and nothing
+// older.
+func (v *Vault) Compact() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.err != nil {
+		return v.err
+	}
+	if err := v.rewrite(); err != nil {
+		v.err = ErrBroken
+		return err
+	}
+	return nil
+}
+
+// snapshotRecord is how many bytes of entries go into one record of a
+// compacted log.
+const snapshotRecord = 1 << 20
+
+// rewrite puts the image into a new file under a new data key and makes it the
+// log. Until the rename, the old log counts; after it, the new one.
+func (v *Vault) rewrite() error {
+	head := v.head
+	head.generation++
+	data := make([]byte, 32)
+	if _, err := io.ReadFull(v.random, data); err != nil {
+		return fmt.Errorf("draw a key: %w", err)
+	}
+	if err := head.wrap(v.kek, data, v.random); err != nil {
+		return err
+	}
+	seal, err := newSealer(data, head.generation)
+	if err != nil {
+		return err
+	}
+	clear(data)
+	f, err := os.OpenFile(v.path(newName), os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return fmt.Errorf("create the vault's new file: %w", err)
+	}
+	done := false
+	defer func() {
+		if !done {
+			f.Close()
+		}
+	}()
+	size, records, err := v.snapshot(f, head, seal)
+	if err != nil {
+		return err
+	}
+	if err := v.at("compact-rename"); err != nil {
+		return err
+	}
+	if err := os.Rename(v.path(newName), v.path(logName)); err != nil {
+		return fmt.Errorf("put the vault's new file in place: %w", err)
+	}
+	if err := v.at("compact-dirsync"); err != nil {
+		return err
+	}
+	if err := syncDir(v.dir); err != nil {
+		return err
+	}
+	if err := v.at("compact-wipe"); err != nil {
+		return err
+	}
+	old := v.log
+	v.head, v.seal, v.log, v.size, v.records, done = head, seal, f, size, records, true
+	if err := v.writeMark(true); err != nil {
+		return err
+	}
+	return wipe(old)
+}
+
+// snapshot writes header and image to f and syncs it.
+func (v *Vault) snapshot(f *os.File, head header, seal *sealer) (size int64, records uint64, err error) {
+	write := func(b []byte) error {
+		if _, err := f.Write(b); err != nil {
+			return fmt.Errorf("write the vault's new file: %w", err)
+		}
+		size += int64(len(b))
+		return v.at("compact-write")
+	}
+	if err := write(head.encode()); err != nil {
+		return 0, 0, err
+	}
+	var batch []memvault.Op
+	length := 0
+	flush := func() error {
+		if len(batch) == 0 {
+			return nil
+		}
+		record, err := seal.seal(nil, records, encodeOps(batch), v.random)
+		if err != nil {
+			return err
+		}
+		batch, length = batch[:0], 0
+		records++
+		return write(record)
+	}
+	v.image.Ascend(func(e core.Entry) bool {
+		batch = append(batch, memvault.Op{Key: e.Key, Value: e.Value})
+		if length += len(e.Key) + len(e.Value); length >= snapshotRecord {
+			err = flush()
+		}
+		return err == nil
+	})
+	if err == nil {
+		err = flush()
+	}
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := f.Sync(); err != nil {
+		return 0, 0, fmt.Errorf("sync the vault's new file: %w", err)
+	}
+	return size, records, nil
+}
+
+// wipe destroys the wrapped data key of a log that no longer counts and
+// closes it: without it the old records are noise, wherever their blocks lie.
+// On media that write elsewhere it is an attempt, which the threat model says.
+func wipe(old *os.File) error {
+	if old == nil {
+		return nil
+	}
+	defer old.Close()
+	if _, err := old.WriteAt(make([]byte, headerSize), 0); err != nil {
+		return fmt.Errorf("wipe the old vault: %w", err)
+	}
+	if err := old.Sync(); err != nil {
+		return fmt.Errorf("wipe the old vault: %w", err)
+	}
+	return nil
+}
+
+// syncDir makes a rename in dir durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("open the vault's directory: %w", err)
+	}
+	defer d.Close()
+	if err := d.Sync(); err != nil {
+		return fmt.Errorf("sync the vault's directory: %w", err)
+	}
+	return nil
+}
+
+// Close syncs the mark and gives the lock back. The vault is useless after.
+func (v *Vault) Close() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if errors.Is(v.err, ErrClosed) {
+		return nil
+	}
+	var err error
+	if v.err == nil {
+		err = v.writeMark(true)
+	}
+	v.err = ErrClosed
+	clear(v.kek)
+	v.closeFiles()
+	return err
+}
+
+func (v *Vault) closeFiles() {
+	for _, f := range []*os.File{v.log, v.mark, v.lockFile} {
+		if f != nil {
+			f.Close() // nothing is buffered; what mattered was synced
+		}
+	}
+}
