@@ -1,0 +1,144 @@
+package wire
+
+import (
+	"strconv"
+
+	"github.com/clearbox-im/clearbox"
+)
+
+// FrameType names a frame.
+type FrameType string
+
+// Frames of a client.
+const (
+	FrameSend  FrameType = "send_message" // ref, submission; answered by sent or error with the same ref
+	FrameAck   FrameType = "ack"          // seq: everything up to it is stored by the device; no answer
+	FrameWatch FrameType = "watch"        // users: replaces the set whose user_online the client wants; ref is optional
+)
+
+// Frames of a server.
+const (
+	FrameWelcome FrameType = "welcome"         // first: session, device, max_frame, acked, server_time
+	FrameSent    FrameType = "sent"            // ref, receipt: durable at this server
+	FrameError   FrameType = "error"           // problem, and ref if it answers a frame
+	FrameReceive FrameType = "receive_message" // seq, and envelope or notice
+	FrameStatus  FrameType = "message_status"  // id, state; best effort, POST /messages/status is the truth
+	FrameOnline  FrameType = "user_online"     // user, online; only of users who consented to it
+	FrameDrain   FrameType = "draining"        // retry_after: reconnect after that many milliseconds
+)
+
+// ClientFrame is every frame that a client sends: Type says which of the other
+// members must be there; the rest must not be.
+//
+// Order: the messages of one socket are accepted in the order of their frames.
+// At most WindowSends may be unanswered.
+type ClientFrame struct {
+	Type       FrameType         `json:"type"`
+	Ref        uint64            `json:"ref,omitempty"` // chosen by the client, echoed; not 0 in send_message
+	Submission *Submission       `json:"submission,omitempty"`
+	Seq        int64             `json:"seq,omitempty"`
+	Users      []clearbox.UserID `json:"users,omitempty"`
+}
+
+// Check tells whether the frame has what its type asks for and nothing else.
+func (c *ClientFrame) Check() error {
+	var f faults
+	switch c.Type {
+	case FrameSend:
+		f.check(c.Ref != 0, "/ref", "is required")
+		f.check(c.Seq == 0, "/seq", "does not belong to this frame")
+		f.check(c.Users == nil, "/users", "does not belong to this frame")
+		if c.Submission == nil {
+			f.add("/submission", "is required")
+			break
+		}
+		c.Submission.check(&f, "/submission")
+	case FrameAck:
+		f.check(c.Seq > 0, "/seq", "is required and positive")
+		f.check(c.Ref == 0, "/ref", "does not belong to this frame")
+		f.check(c.Submission == nil, "/submission", "does not belong to this frame")
+		f.check(c.Users == nil, "/users", "does not belong to this frame")
+	case FrameWatch:
+		f.check(c.Seq == 0, "/seq", "does not belong to this frame")
+		f.check(c.Submission == nil, "/submission", "does not belong to this frame")
+		f.check(len(c.Users) <= MaxWatch, "/users", "has at most "+strconv.Itoa(MaxWatch)+" elements")
+		for i, u := range c.Users {
+			f.check(!u.IsZero(), at("/users", i), "is required")
+		}
+	default:
+		f.add("/type", "is not a known frame")
+	}
+	return f.result()
+}
+
+// ServerFrame is every frame that a server sends, and the event of GET /sync:
+// Type says which of the other members are there. A number that is absent is 0.
+// Clients skip frame types and members that they do not know.
+type ServerFrame struct {
+	Type FrameType `json:"type"`
+
+	Ref     uint64   `json:"ref,omitempty"`     // sent, error
+	Receipt *Receipt `json:"receipt,omitempty"` // sent
+	Problem *Problem `json:"problem,omitempty"` // error
+
+	// Seq rises by at least 1 from message to message of one device. After a
+	// reconnect everything after the last acknowledged one comes again.
+	Seq      int64     `json:"seq,omitempty"`      // receive_message
+	Envelope *Envelope `json:"envelope,omitempty"` // receive_message
+	Notice   *Notice   `json:"notice,omitempty"`   // receive_message
+
+	ID    clearbox.MessageID `json:"id,omitzero"`     // message_status
+	State MessageState       `json:"state,omitempty"` // message_status
+
+	User   clearbox.UserID `json:"user,omitzero"`    // user_online
+	Online *bool           `json:"online,omitempty"` // user_online
+
+	Session    string            `json:"session,omitempty"`     // welcome
+	Device     clearbox.DeviceID `json:"device,omitempty"`      // welcome
+	MaxFrame   int               `json:"max_frame,omitempty"`   // welcome; bytes, both directions
+	Acked      int64             `json:"acked,omitempty"`       // welcome; the highest acknowledged seq
+	ServerTime clearbox.Millis   `json:"server_time,omitempty"` // welcome
+
+	RetryAfter int64 `json:"retry_after,omitempty"` // draining; milliseconds
+}
+
+// ParseClientFrame reads one frame of a client strictly and checks it. The
+// error is an *InvalidError. The frame does not alias data.
+func ParseClientFrame(f Format, data []byte) (*ClientFrame, error) {
+	if len(data) > MaxFrame {
+		return nil, tooLarge("", "a frame has at most "+strconv.Itoa(MaxFrame)+" bytes")
+	}
+	var c ClientFrame
+	if err := Decode(f, data, &c); err != nil {
+		return nil, err
+	}
+	return &c, nil
+}
+
+// ParseServerFrame reads one frame of a server. The frame does not alias data.
+func ParseServerFrame(f Format, data []byte) (*ServerFrame, error) {
+	if len(data) > MaxFrame {
+		return nil, tooLarge("", "a frame has at most "+strconv.Itoa(MaxFrame)+" bytes")
+	}
+	var s ServerFrame
+	if err := DecodeAnswer(f, data, &s); err != nil {
+		return nil, err
+	}
+	return &s, nil
+}
+
+// AppendClientFrame writes c after dst and returns the longer slice.
+func AppendClientFrame(dst []byte, f Format, c *ClientFrame) ([]byte, error) {
+	return Append(f, dst, c)
+}
+
+// AppendServerFrame writes s after dst and returns the longer slice.
+func AppendServerFrame(dst []byte, f Format, s *ServerFrame) ([]byte, error) {
+	return Append(f, dst, s)
+}
+
+func tooLarge(pointer, detail string) *InvalidError {
+	e := invalid(pointer, detail)
+	e.cause = clearbox.Errorf(clearbox.CodeTooLarge, "%s", detail)
+	return e
+}
