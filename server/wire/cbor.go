@@ -43,6 +43,7 @@ func mustDecMode(extra cbor.ExtraDecErrorCond) cbor.DecMode {
 func mustEncMode() cbor.UserBufferEncMode {
 	o := cbor.CoreDetEncOptions() // RFC 8949, 4.2.1
 	o.TextMarshaler = cbor.TextMarshalerTextString
+	o.NilContainers = cbor.NilContainerAsEmpty
 	o.BinaryMarshaler = cbor.BinaryMarshalerNone
 	m, err := o.UserBufferEncMode()
 	if err != nil {

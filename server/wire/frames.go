@@ -102,6 +102,43 @@ type ServerFrame struct {
 	RetryAfter int64 `json:"retry_after,omitempty"` // draining; milliseconds
 }
 
+// Check tells whether the frame has what its type asks for and whether what is
+// there is whole, so that a client need not look again.
+func (s *ServerFrame) Check() error {
+	var f faults
+	switch s.Type {
+	case "":
+		f.add("/type", "is required")
+	case FrameSent:
+		f.check(s.Receipt != nil, "/receipt", "is required")
+	case FrameError:
+		f.check(s.Problem != nil, "/problem", "is required")
+	case FrameReceive:
+		f.check(s.Seq > 0, "/seq", "is required and positive")
+		f.check((s.Envelope == nil) != (s.Notice == nil), "/envelope", "or a notice is required")
+	case FrameStatus:
+		f.check(s.ID != clearbox.MessageID{} && s.State != "", "/id", "is required with a state")
+	case FrameOnline:
+		f.check(!s.User.IsZero() && s.Online != nil, "/user", "is required with online")
+	}
+	if e := s.Envelope; e != nil {
+		f.check(!e.Sender.IsZero(), "/envelope/sender", "is required")
+		f.check(!e.Recipient.IsZero(), "/envelope/recipient", "is required")
+	}
+	if n := s.Notice; n != nil {
+		f.check(!n.Recipient.IsZero(), "/notice/recipient", "is required")
+	}
+	if s.Receipt != nil {
+		for i := range s.Receipt.States {
+			f.check(!s.Receipt.States[i].User.IsZero(), at("/receipt/states", i)+"/user", "is required")
+		}
+	}
+	if s.Problem != nil && s.Problem.Stale != nil {
+		f.check(!s.Problem.Stale.User.IsZero(), "/problem/stale_devices/user", "is required")
+	}
+	return f.result()
+}
+
 // ParseClientFrame reads one frame of a client strictly and checks it. The
 // error is an *InvalidError. The frame does not alias data.
 func ParseClientFrame(f Format, data []byte) (*ClientFrame, error) {

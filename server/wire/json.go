@@ -123,6 +123,10 @@ func (r *jsonReader) value(v reflect.Value) error {
 	case reflect.Map:
 		return r.table(v)
 	case reflect.Slice:
+		if r.lenient && r.literal("null") { // a careless server's empty list
+			v.SetZero()
+			return nil
+		}
 		if v.Type().Elem().Kind() == reflect.Uint8 {
 			return r.base64(v)
 		}
