@@ -65,6 +65,13 @@ func TestPrivateKeyForm(t *testing.T) {
 			t.Errorf("%d bytes: %v", n, err)
 		}
 	}
+	zero, err := curve.NewPrivateKey(make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b := zero.Bytes(); b[0] != 0x00 || b[31] != 0x40 {
+		t.Errorf("not clamped: %x", b)
+	}
 	k, err := curve.NewPrivateKey(bytes.Repeat([]byte{0xff}, 32))
 	if err != nil {
 		t.Fatal(err)
