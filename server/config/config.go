@@ -13,8 +13,9 @@ import (
 // Config is the whole configuration. The comments of its fields are what
 // config.example.yaml, `clearbox init` and `clearbox config explain` show.
 //
-// Tags: config is the key; required, enum, min, max restrict the value; example
-// is shown where there is no default; reload says that SIGHUP applies a change
+// Tags: config is the key; required, enum, min, max restrict the value; later
+// lists values that a coming release understands; example is shown where there
+// is no default; reload says that SIGHUP applies a change
 // (all others need a restart); path marks files and folders, which are resolved
 // against the folder of the configuration file; secret marks files that nobody
 // else on the machine may read.
@@ -187,12 +188,12 @@ type Limits struct {
 type Federation struct {
 	// closed: no peers; allowlist: peers that were invited or accepted with
 	// `clearbox peer`, and those listed below.
-	Mode string `config:"mode" enum:"allowlist,closed,open"`
+	Mode string `config:"mode" enum:"allowlist,closed" later:"open"`
 	// Names under which peers may address this server, as host or host:port.
 	// Default: host and port of the public address.
 	Authorities []string `config:"authorities" example:"[clearbox.example.org]"`
 	// How to talk to peers: auto and h2 are HTTP/2 over TLS 1.3.
-	Transport string `config:"transport" enum:"auto,h2,h3"`
+	Transport string `config:"transport" enum:"auto,h2" later:"h3"`
 	// More certificate authorities that peers' certificates may come from, PEM.
 	CAFile string `config:"ca_file" path:"true" example:"tls/partners-ca.pem"`
 	// After this time without success the sender is told that a message is late.

@@ -15,6 +15,7 @@ type Key struct {
 	Default  string   // as it is written in YAML; empty when there is none
 	Example  string   // as it is written in YAML; empty when there is none
 	Enum     []string // allowed values, if listed
+	Later    []string // values that are not available yet
 	Min, Max string   // as written, or empty
 	Required bool     //
 	Reload   bool     // SIGHUP applies a change
@@ -59,6 +60,9 @@ func walkType(t reflect.Type, defaults reflect.Value, prefix string, index []int
 		}
 		if e := f.Tag.Get("enum"); e != "" {
 			k.Enum = strings.Split(e, ",")
+		}
+		if l := f.Tag.Get("later"); l != "" {
+			k.Later = strings.Split(l, ",")
 		}
 		if !defaults.Field(i).IsZero() {
 			k.Default = formatValue(defaults.Field(i))
