@@ -128,11 +128,6 @@ func (s *ServerFrame) Check() error {
 	if n := s.Notice; n != nil {
 		f.check(!n.Recipient.IsZero(), "/notice/recipient", "is required")
 	}
-	if s.Receipt != nil {
-		for i := range s.Receipt.States {
-			f.check(!s.Receipt.States[i].User.IsZero(), at("/receipt/states", i)+"/user", "is required")
-		}
-	}
 	if s.Problem != nil && s.Problem.Stale != nil {
 		f.check(!s.Problem.Stale.User.IsZero(), "/problem/stale_devices/user", "is required")
 	}

@@ -125,13 +125,6 @@ type Receipt struct {
 	ID         clearbox.MessageID `json:"id"`
 	Status     MessageState       `json:"status"` // accepted or delayed
 	AcceptedAt clearbox.Millis    `json:"accepted_at"`
-	States     []RecipientState   `json:"states,omitempty"` // where a recipient's differs from Status
-}
-
-// RecipientState is the state of a message towards one recipient.
-type RecipientState struct {
-	User  clearbox.UserID `json:"user"`
-	State MessageState    `json:"state"`
 }
 
 // Envelope is clearbox.Envelope as it is written: the same members in the same

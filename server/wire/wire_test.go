@@ -48,7 +48,6 @@ func serverFrames() map[string]*wire.ServerFrame {
 	return map[string]*wire.ServerFrame{
 		"welcome":       {Type: wire.FrameWelcome, Session: "s1", Device: 3, MaxFrame: wire.MaxFrame, Acked: 77, ServerTime: 1790000000000},
 		"sent":          {Type: wire.FrameSent, Ref: 9, Receipt: &wire.Receipt{ID: msgID, Status: wire.StateAccepted, AcceptedAt: 1790000000123}},
-		"sent_states":   {Type: wire.FrameSent, Ref: 1 << 20, Receipt: &wire.Receipt{ID: msgID, Status: wire.StateDelayed, AcceptedAt: 1790000000123, States: []wire.RecipientState{{User: bob, State: wire.StateDelayed}}}},
 		"receive":       {Type: wire.FrameReceive, Seq: 78, Envelope: &wire.Envelope{ID: msgID, Sender: alice, SenderDevice: 1, Recipient: bob, Device: 2, Type: clearbox.ContentWhisper, AcceptedAt: 1790000000123, Content: []byte("opaque")}},
 		"notice":        {Type: wire.FrameReceive, Seq: 79, Notice: &wire.Notice{Kind: wire.NoticeUndeliverable, ID: msgID, Recipient: bob, Code: clearbox.CodeRecipientUnavailable, FirstTry: 1, LastTry: 2, Attempts: 3}},
 		"status":        {Type: wire.FrameStatus, ID: msgID, State: wire.StateAtPeer},
