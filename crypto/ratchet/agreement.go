@@ -127,7 +127,7 @@ func accept(identity *curve.PrivateKey, own responderKeys, m *preKeyMessage) (*s
 		root:         a.root,
 		pq:           spqr.New(a.pq[:], false),
 	}
-	s.sending = sendingChain{public: own.signed.Public(), key: a.chain}
-	copy(s.sending.private[:], own.signed.Bytes())
+	s.sending = sendingChain{own: ratchetKey{public: own.signed.Public()}, key: a.chain}
+	copy(s.sending.own.private[:], own.signed.Bytes())
 	return s, nil
 }

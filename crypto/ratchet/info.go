@@ -40,7 +40,7 @@ func (d *Device) Inspect(stored []byte, now time.Time) (*Info, error) {
 	info.Unacknowledged = s.pending != nil
 	info.Identity = s.remote
 	info.Registration = s.registration
-	info.RatchetKey = s.sending.public
+	info.RatchetKey = s.sending.own.public
 	info.Epoch = s.pq.Epoch()
 	info.Phase = s.pq.Phase().String()
 	return info, nil

@@ -35,8 +35,7 @@ type session struct {
 }
 
 type sendingChain struct {
-	private [32]byte
-	public  curve.PublicKey
+	own     ratchetKey
 	key     [32]byte
 	counter uint32
 }
@@ -79,26 +78,26 @@ func step(key *[32]byte) (seed [32]byte) {
 func messageKeys(seed, pq [32]byte) []byte { return derive(seed[:], pq[:], labelMessage, 80) }
 
 // nextRoot is KDF_RK.
-func nextRoot(root *[32]byte, private *curve.PrivateKey, peer curve.PublicKey) (chain [32]byte, err error) {
-	secret, err := private.DH(peer)
+func nextRoot(root *[32]byte, own *ratchetKey, peer curve.PublicKey) (chain [32]byte, err error) {
+	secret, err := own.dh(peer)
 	if err != nil {
 		return chain, fmt.Errorf("%w: ratchet key: %w", ErrMalformed, err)
 	}
-	out := derive(secret, root[:], labelRoot, 64)
+	out := derive(secret[:], root[:], labelRoot, 64)
 	copy(root[:], out)
 	copy(chain[:], out[32:])
-	clear(secret)
+	clear(secret[:])
 	clear(out)
 	return chain, nil
 }
 
 // turn begins a sending chain with a fresh ratchet key towards the peer's.
 func (s *session) turn(random io.Reader, peer curve.PublicKey) error {
-	private, err := curve.GeneratePrivateKey(random)
+	own, err := newRatchetKey(random)
 	if err != nil {
 		return err
 	}
-	chain, err := nextRoot(&s.root, private, peer)
+	chain, err := nextRoot(&s.root, &own, peer)
 	if err != nil {
 		return err
 	}
@@ -106,8 +105,7 @@ func (s *session) turn(random io.Reader, peer curve.PublicKey) error {
 	if s.sending.counter > 0 {
 		s.previous = s.sending.counter - 1
 	}
-	s.sending = sendingChain{public: private.Public(), key: chain}
-	copy(s.sending.private[:], private.Bytes())
+	s.sending = sendingChain{own: own, key: chain}
 	return nil
 }
 
@@ -123,7 +121,7 @@ func (s *session) encrypt(random io.Reader, plaintext, addresses []byte) ([]byte
 	keys := messageKeys(step(&s.sending.key), pqKey)
 	defer clear(keys)
 	m := signalMessage{
-		ratchet:    s.sending.public,
+		ratchet:    s.sending.own.public,
 		counter:    s.sending.counter,
 		previous:   s.previous,
 		ciphertext: encryptBody(keys, plaintext),
@@ -141,11 +139,7 @@ func (s *session) decrypt(random io.Reader, m *signalMessage, limits Limits) ([]
 	i := slices.IndexFunc(s.receiving, func(c receivingChain) bool { return c.peer == m.ratchet })
 	turned := i < 0
 	if turned {
-		private, err := curve.NewPrivateKey(s.sending.private[:])
-		if err != nil {
-			return nil, err
-		}
-		chain, err := nextRoot(&s.root, private, m.ratchet)
+		chain, err := nextRoot(&s.root, &s.sending.own, m.ratchet)
 		if err != nil {
 			return nil, err
 		}
