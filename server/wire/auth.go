@@ -35,7 +35,7 @@ func (r *Registration) Check() error {
 	f.bytes("/device_list", r.DeviceList, MaxDeviceList)
 	r.Keys.check(&f, "/keys")
 	f.check(r.Keys.Signed != nil, "/keys/signed", "is required")
-	f.check(r.Keys.KEM != nil, "/keys/kem", "is required")
+	f.check(r.Keys.LastResort != nil, "/keys/last_resort", "is required")
 	if r.Notice == (NoticeAck{}) {
 		f.addError("/notice", clearbox.Errorf(clearbox.CodeNoticeRequired, "the privacy notice must be acknowledged"))
 	} else {
@@ -225,6 +225,9 @@ type Me struct {
 	Role    string            `json:"role"`
 	Device  clearbox.DeviceID `json:"device,omitempty"`
 	Session string            `json:"session"`
+	Created clearbox.Millis   `json:"created_at"`
+	Notice  string            `json:"notice"` // version that was acknowledged last
+	Stale   bool              `json:"notice_stale,omitempty"`
 }
 
 func bounded(n int, what string) string { return "has at most " + strconv.Itoa(n) + " " + what }
