@@ -35,7 +35,7 @@ func (r *Registration) Check() error {
 	f.bytes("/device_list", r.DeviceList, MaxDeviceList)
 	r.Keys.check(&f, "/keys")
 	f.check(r.Keys.Signed != nil, "/keys/signed", "is required")
-	f.check(r.Keys.LastResort != nil, "/keys/last_resort", "is required")
+	f.check(r.Keys.KEM != nil, "/keys/kem", "is required")
 	if r.Notice == (NoticeAck{}) {
 		f.addError("/notice", clearbox.Errorf(clearbox.CodeNoticeRequired, "the privacy notice must be acknowledged"))
 	} else {

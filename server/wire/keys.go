@@ -17,18 +17,18 @@ type PreKey struct {
 // Keys is the body of PUT /keys: what is there replaces (signed, last resort)
 // or is added to (one-time) what the server holds for this device.
 type Keys struct {
-	Signed     *PreKey  `json:"signed,omitempty"`      // X25519
-	LastResort *PreKey  `json:"last_resort,omitempty"` // Kyber1024
-	OneTime    []PreKey `json:"one_time,omitempty"`    // X25519
-	KEM        []PreKey `json:"kem,omitempty"`         // Kyber1024, one-time
+	Signed     *PreKey  `json:"signed,omitempty"`       // X25519
+	KEM        *PreKey  `json:"kem,omitempty"`          // Kyber1024, last resort
+	OneTime    []PreKey `json:"one_time,omitempty"`     // X25519
+	OneTimeKEM []PreKey `json:"one_time_kem,omitempty"` // Kyber1024
 }
 
 // Check tells whether the keys have the right shape; signatures are checked by
 // the server's directory.
 func (k *Keys) Check() error {
 	var f faults
-	f.check(k.Signed != nil || k.LastResort != nil || len(k.OneTime) > 0 || len(k.KEM) > 0, "", "has no key")
-	f.check((k.Signed == nil) == (k.LastResort == nil), "/last_resort", "comes together with signed or not at all")
+	f.check(k.Signed != nil || k.KEM != nil || len(k.OneTime) > 0 || len(k.OneTimeKEM) > 0, "", "has no key")
+	f.check((k.Signed == nil) == (k.KEM == nil), "/kem", "comes together with signed or not at all")
 	k.check(&f, "")
 	return f.result()
 }
@@ -43,11 +43,11 @@ func (k *Keys) check(f *faults, pointer string) {
 	if k.Signed != nil {
 		k.Signed.check(f, pointer+"/signed", ecKeyBytes, signatureBytes)
 	}
-	if k.LastResort != nil {
-		k.LastResort.check(f, pointer+"/last_resort", kemKeyBytes, signatureBytes)
+	if k.KEM != nil {
+		k.KEM.check(f, pointer+"/kem", kemKeyBytes, signatureBytes)
 	}
 	checkOneTime(f, pointer+"/one_time", k.OneTime, ecKeyBytes, 0)
-	checkOneTime(f, pointer+"/kem", k.KEM, kemKeyBytes, signatureBytes)
+	checkOneTime(f, pointer+"/one_time_kem", k.OneTimeKEM, kemKeyBytes, signatureBytes)
 }
 
 func checkOneTime(f *faults, pointer string, keys []PreKey, keyBytes, sigBytes int) {
@@ -69,10 +69,10 @@ func (k *PreKey) check(f *faults, pointer string, keyBytes, sigBytes int) {
 // KeyStatus is the answer of GET /keys/status: what the server holds for the
 // calling device, and of PUT /keys.
 type KeyStatus struct {
-	OneTime int  `json:"one_time"`
-	KEM     int  `json:"kem"` // one-time ones
-	Low     bool `json:"low"` // upload more
-	Max     int  `json:"max"` // one-time keys kept of a kind
+	OneTime    int  `json:"one_time"`
+	OneTimeKEM int  `json:"one_time_kem"`
+	Low        bool `json:"low"` // upload more
+	Max        int  `json:"max"` // one-time keys kept of a kind
 }
 
 // KeyClaim is the body of POST /keys/claim. The same claim id within 24 hours
@@ -162,7 +162,7 @@ type DeviceListUpload struct {
 type AddedDevice struct {
 	Device clearbox.DeviceID `json:"device"`
 	Name   string            `json:"name"`
-	Keys   Keys              `json:"keys"` // signed and last_resort are required
+	Keys   Keys              `json:"keys"` // signed and kem are required
 }
 
 // Check tells whether everything is there.
@@ -179,7 +179,7 @@ func (d *DeviceListUpload) Check() error {
 		f.text(p+"/name", a.Name, MaxDeviceName)
 		a.Keys.check(&f, p+"/keys")
 		f.check(a.Keys.Signed != nil, p+"/keys/signed", "is required")
-		f.check(a.Keys.LastResort != nil, p+"/keys/last_resort", "is required")
+		f.check(a.Keys.KEM != nil, p+"/keys/kem", "is required")
 	}
 	return f.result()
 }
