@@ -1,0 +1,148 @@
+package storage
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/clearbox-im/clearbox"
+)
+
+// PeerState is where a peering stands.
+type PeerState string
+
+// The states.
+const (
+	PeerInvited   PeerState = "invited"
+	PeerPending   PeerState = "pending"
+	PeerActive    PeerState = "active"
+	PeerSuspended PeerState = "suspended"
+	PeerRemoved   PeerState = "removed"
+)
+
+// Peer is another organisation's homeserver.
+type Peer struct {
+	Server       clearbox.ServerName
+	State        PeerState
+	Pin          []byte   // SHA-256 of the identity key
+	Identity     []byte   // the pinned identity key
+	Document     []byte   // its newest server document, signed
+	Seq          int64    // of Document
+	Endpoints    []string // where it is reached
+	Country      string   // ISO 3166-1 alpha-2, as the admin said
+	AllowPrivate bool     // may resolve to private addresses
+	Direction    string   // "in", "out", "both"
+	ClockOffset  int64    // milliseconds that its clock is ahead of ours
+	LastSeen     clearbox.Millis
+	LastTry      clearbox.Millis
+	Created      clearbox.Millis
+	Failures     int // in a row
+	NextTry      clearbox.Millis
+	LastError    clearbox.Code
+}
+
+const peerColumns = `server, state, pin, identity_key, document, seq, endpoints, country, allow_private, direction, clock_offset,
+	last_seen, last_try, created, failures, next_try, last_error`
+
+// PutPeer stores a peer, new or known. A zero Created means now.
+func (tx *Tx) PutPeer(p *Peer) error {
+	if p.Created == 0 {
+		p.Created = tx.now
+	}
+	endpoints, err := json.Marshal(p.Endpoints)
+	if err != nil {
+		return err
+	}
+	_, err = tx.exec("INSERT INTO peers ("+peerColumns+`)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+		ON CONFLICT (server) DO UPDATE SET state = excluded.state, pin = excluded.pin, identity_key = excluded.identity_key,
+		document = excluded.document, seq = excluded.seq, endpoints = excluded.endpoints, country = excluded.country,
+		allow_private = excluded.allow_private, direction = excluded.direction, clock_offset = excluded.clock_offset,
+		last_seen = excluded.last_seen, last_try = excluded.last_try, created = excluded.created, failures = excluded.failures,
+		next_try = excluded.next_try, last_error = excluded.last_error`,
+		string(p.Server), string(p.State), p.Pin, p.Identity, p.Document, p.Seq, string(endpoints), p.Country, number(p.AllowPrivate),
+		p.Direction, p.ClockOffset, int64(p.LastSeen), int64(p.LastTry), int64(p.Created), int64(p.Failures), int64(p.NextTry), string(p.LastError))
+	return err
+}
+
+// Peer finds a peer.
+func (tx *Tx) Peer(server clearbox.ServerName) (Peer, error) {
+	ps, err := tx.peers("SELECT "+peerColumns+" FROM peers WHERE server = $1", string(server))
+	if err == nil && len(ps) == 0 {
+		err = ErrNotFound
+	}
+	if err != nil {
+		return Peer{}, err
+	}
+	return ps[0], nil
+}
+
+// Peers gives all peers in order of name.
+func (tx *Tx) Peers() ([]Peer, error) {
+	return tx.peers("SELECT " + peerColumns + " FROM peers ORDER BY server")
+}
+
+func (tx *Tx) peers(query string, a ...any) ([]Peer, error) {
+	var ps []Peer
+	var p Peer
+	var server, state, endpoints, lastError string
+	var seen, tried, created, failures, next int64
+	dest := []any{&server, &state, &p.Pin, &p.Identity, &p.Document, &p.Seq, &endpoints, &p.Country, &p.AllowPrivate, &p.Direction,
+		&p.ClockOffset, &seen, &tried, &created, &failures, &next, &lastError}
+	err := tx.each(query, a, dest, func() error {
+		p.Server, p.State, p.Failures, p.LastError = clearbox.ServerName(server), PeerState(state), int(failures), clearbox.Code(lastError)
+		p.LastSeen, p.LastTry = clearbox.Millis(seen), clearbox.Millis(tried)
+		p.Created, p.NextTry = clearbox.Millis(created), clearbox.Millis(next)
+		p.Endpoints = nil
+		if err := json.Unmarshal([]byte(endpoints), &p.Endpoints); err != nil {
+			return fmt.Errorf("read a peer's endpoints: %w", err)
+		}
+		ps = append(ps, p)
+		return nil
+	})
+	return ps, err
+}
+
+// DeletePeer removes a peer with its streams and answers. Its queue must be
+// settled before; items that are left stay until they expire.
+func (tx *Tx) DeletePeer(server clearbox.ServerName) error {
+	for _, q := range [...]string{
+		"DELETE FROM in_streams WHERE peer = $1",
+		"DELETE FROM in_answers WHERE peer = $1",
+		"DELETE FROM out_streams WHERE peer = $1 AND items = 0",
+		"DELETE FROM claims WHERE peer = $1",
+		"DELETE FROM remote_users WHERE server = $1",
+	} {
+		if _, err := tx.exec(q, string(server)); err != nil {
+			return err
+		}
+	}
+	return tx.change("DELETE FROM peers WHERE server = $1", string(server))
+}
+
+// PeerInvite lets one server begin a peering. Only the code's hash is kept.
+type PeerInvite struct {
+	Hash    []byte
+	Server  clearbox.ServerName // whom it is meant for
+	Country string
+	Expires clearbox.Millis
+	Used    clearbox.Millis
+}
+
+// PutPeerInvite stores an invite; an older one with the same hash is replaced.
+func (tx *Tx) PutPeerInvite(v PeerInvite) error {
+	_, err := tx.exec(`INSERT INTO peer_invites (hash, server, country, expires, used) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (hash) DO UPDATE SET server = excluded.server, country = excluded.country, expires = excluded.expires, used = excluded.used`,
+		v.Hash, string(v.Server), v.Country, int64(v.Expires), int64(v.Used))
+	return err
+}
+
+// UsePeerInvite spends an invite. ErrNotFound: unknown, used or expired.
+func (tx *Tx) UsePeerInvite(hash []byte) (PeerInvite, error) {
+	v := PeerInvite{Hash: hash, Used: max(1, tx.now)}
+	var server string
+	var expires int64
+	err := tx.write("UPDATE peer_invites SET used = $1 WHERE hash = $2 AND used = 0 AND expires > $3 RETURNING server, country, expires",
+		args(int64(v.Used), hash, int64(tx.now)), &server, &v.Country, &expires)
+	v.Server, v.Expires = clearbox.ServerName(server), clearbox.Millis(expires)
+	return v, err
+}
