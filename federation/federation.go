@@ -83,7 +83,7 @@ func (it *Item) Size() int {
 
 const (
 	itemOverhead     = 192 // two uids, ids, keys, lengths
-	envelopeOverhead = 40
+	envelopeOverhead = 56
 )
 
 // Transaction is one batch on a stream. Item i has position FirstPos+i.

@@ -1,0 +1,136 @@
+package federation
+
+import (
+	"context"
+	"errors"
+
+	"github.com/clearbox-im/clearbox"
+)
+
+// Resolve asks the address's server who is behind it. It fails with
+// clearbox.CodeRecipientUnavailable when nobody is, and with
+// CodePeerUnreachable at once when the peer did not answer a question within
+// the last ten seconds.
+func (c *Client) Resolve(ctx context.Context, a clearbox.Address) (Account, error) {
+	var w accountAnswer
+	if err := c.ask(ctx, a.Server, PathResolve, resolveRequest{Handle: string(a.Handle)}, &w); err != nil {
+		return Account{}, err
+	}
+	return accountFrom(&w, a.Server)
+}
+
+// Devices asks the user's server for the user's current device list. Errors
+// are those of Resolve.
+func (c *Client) Devices(ctx context.Context, u clearbox.UserID) (Account, error) {
+	var w accountAnswer
+	if err := c.ask(ctx, u.Server, PathDevices, devicesRequest{UID: string(u.UID)}, &w); err != nil {
+		return Account{}, err
+	}
+	acc, err := accountFrom(&w, u.Server)
+	if err == nil && acc.User != u {
+		return Account{}, clearbox.Errorf(clearbox.CodeBadRequest, "the answer is about another user")
+	}
+	return acc, err
+}
+
+// Claim asks for prekey bundles; no devices means all of them. Asking again
+// with the same claim id gives the same bundles for 24 hours. The bundles'
+// signatures are the caller's to verify. Errors are those of Resolve.
+func (c *Client) Claim(ctx context.Context, u clearbox.UserID, claimID string, devices []clearbox.DeviceID) ([]Bundle, error) {
+	req := claimRequest{ClaimID: claimID, UID: string(u.UID)}
+	for _, d := range devices {
+		req.Devices = append(req.Devices, int64(d))
+	}
+	var w claimAnswer
+	if err := c.ask(ctx, u.Server, PathClaim, req, &w); err != nil {
+		return nil, err
+	}
+	if len(w.Bundles) > clearbox.MaxDevices {
+		return nil, clearbox.Errorf(clearbox.CodeBadRequest, "the answer has too many bundles")
+	}
+	for i := range w.Bundles {
+		if _, err := clearbox.ParseDeviceID(int64(w.Bundles[i].Device)); err != nil {
+			return nil, err
+		}
+	}
+	return w.Bundles, nil
+}
+
+func accountFrom(w *accountAnswer, server clearbox.ServerName) (Account, error) {
+	u, err := clearbox.ParseUserID(w.User)
+	if err != nil {
+		return Account{}, err
+	}
+	if u.Server != server || w.Version < 0 || len(w.Devices) > MaxSmallBody {
+		return Account{}, clearbox.Errorf(clearbox.CodeBadRequest, "the answer is out of range")
+	}
+	a := Account{User: u, DeviceList: w.Devices, Version: w.Version}
+	if w.Handle != "" {
+		if a.Handle, err = clearbox.ParseHandle(w.Handle); err != nil {
+			return Account{}, err
+		}
+	}
+	return a, nil
+}
+
+// ask makes one directory question. Its breaker is apart from that of the
+// queues: a peer whose queue is backing off still gets one question every ten
+// seconds (federation.md, 8).
+func (c *Client) ask(ctx context.Context, server clearbox.ServerName, path string, question, into any) error {
+	if _, err := c.peers.Peer(ctx, server); err != nil {
+		return err // before anything is remembered about a name that a user typed
+	}
+	if c.breakerOpen(server) {
+		return clearbox.Errorf(clearbox.CodePeerUnreachable, "the other server does not answer at the moment")
+	}
+	body, err := encoder.Marshal(question)
+	if err != nil {
+		return clearbox.Wrap(clearbox.CodeInternal, "the question could not be encoded", err)
+	}
+	answer, err := c.Call(ctx, server, path, body, MaxDirectory)
+	if ctx.Err() == nil {
+		c.setBreaker(server, clearbox.CodeOf(err) == clearbox.CodePeerUnreachable)
+	}
+	if err != nil {
+		return questionError(err)
+	}
+	return decodeBody(answer, into)
+}
+
+// questionError turns what went wrong between the servers into what a person
+// can be told.
+func questionError(err error) error {
+	var refused *RefusedError
+	if errors.As(err, &refused) {
+		switch {
+		case refused.Code == clearbox.CodeRecipientUnavailable && refused.Signed:
+			return clearbox.Wrap(clearbox.CodeRecipientUnavailable, "this person cannot be reached", err)
+		case refused.Code == clearbox.CodePeerBlocked && refused.Signed:
+			return clearbox.Wrap(clearbox.CodePeerBlocked, "the other organisation does not accept this", err)
+		}
+	}
+	switch clearbox.CodeOf(err) {
+	case clearbox.CodeUnknownPeer, clearbox.CodePeerBlocked, clearbox.CodeIdentityChanged:
+		return err
+	}
+	return clearbox.Wrap(clearbox.CodePeerUnreachable, "the other server does not answer at the moment", err)
+}
+
+func (c *Client) breakerOpen(server clearbox.ServerName) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k, now := c.entry(server), c.opts.Now()
+	return k.closed.After(now) && k.closed.Sub(now) <= probeEvery
+}
+
+func (c *Client) setBreaker(server clearbox.ServerName, open bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	k := c.entry(server)
+	if k.closed = c.opts.Now(); open {
+		k.closed = k.closed.Add(probeEvery)
+	}
+}
+
+// Contact notes that the peer is there: directory questions are asked again.
+func (c *Client) Contact(server clearbox.ServerName) { c.setBreaker(server, false) }

@@ -1,0 +1,214 @@
+package transport
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"encoding/json"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/federation"
+	"golang.org/x/net/publicsuffix"
+)
+
+// Rules of discovery (federation.md, 3).
+const (
+	discoverBudget = 5 * time.Second
+	maxRedirects   = 3
+	maxWellKnown   = 64 << 10
+	minCache       = 5 * time.Minute
+	maxCache       = 24 * time.Hour
+	minErrorCache  = time.Minute
+	maxErrorCache  = time.Hour
+	staleFor       = 7 * 24 * time.Hour // of a pinned peer whose web server is broken
+)
+
+// entry is what is known about where one server answers. Its fields are
+// guarded by HTTP2.mu; the holder of the token in busy is the one that looks up.
+type entry struct {
+	busy    chan struct{} // capacity 1: one lookup at a time
+	next    int           // which of the operator's endpoints is tried next
+	base    string        // found by well-known; "" = none yet
+	found   time.Time
+	until   time.Time // fresh until
+	failed  error     // of the last lookup
+	retry   time.Time // not looked up again before
+	errWait time.Duration
+}
+
+func (t *HTTP2) entry(server clearbox.ServerName) *entry {
+	e := t.entries[server]
+	if e == nil {
+		e = &entry{busy: make(chan struct{}, 1)}
+		t.entries[server] = e
+	}
+	return e
+}
+
+// Endpoint gives the operator's endpoint or looks the server up.
+func (t *HTTP2) Endpoint(ctx context.Context, target federation.Target) (string, error) {
+	t.mu.Lock()
+	e := t.entry(target.Server)
+	if n := len(target.Endpoints); n > 0 {
+		base := target.Endpoints[e.next%n]
+		t.mu.Unlock()
+		_, err := federation.ParseEndpoint(base)
+		return base, err
+	}
+	t.mu.Unlock()
+	if base, err, ok := t.cached(e, target); ok {
+		return base, err
+	}
+	select {
+	case e.busy <- struct{}{}:
+		defer func() { <-e.busy }()
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+	if base, err, ok := t.cached(e, target); ok {
+		return base, err // somebody else has looked meanwhile
+	}
+	base, fresh, err := t.lookUp(ctx, target)
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.opts.Now()
+	if err != nil {
+		e.errWait = min(max(2*e.errWait, minErrorCache), maxErrorCache)
+		e.failed, e.retry = err, now.Add(e.errWait)
+		return e.stale(target, now)
+	}
+	e.base, e.found, e.until = base, now, now.Add(fresh)
+	e.failed, e.errWait = nil, 0
+	return base, nil
+}
+
+// cached answers from memory when that is allowed.
+func (t *HTTP2) cached(e *entry, target federation.Target) (base string, err error, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := t.opts.Now()
+	if e.base != "" && now.Before(e.until) {
+		return e.base, nil, true
+	}
+	if e.failed != nil && now.Before(e.retry) {
+		base, err := e.stale(target, now)
+		return base, err, true
+	}
+	return "", nil, false
+}
+
+// stale gives the old base of a pinned peer in place of the last error.
+func (e *entry) stale(target federation.Target, now time.Time) (string, error) {
+	if target.Pinned && e.base != "" && now.Sub(e.found) < staleFor {
+		return e.base, nil
+	}
+	return "", e.failed
+}
+
+// Forget moves on to the next of the operator's endpoints; a base that was
+// looked up more than five minutes ago is looked up again, and so is an error.
+func (t *HTTP2) Forget(target federation.Target) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.entry(target.Server)
+	e.next++
+	e.failed = nil
+	if now := t.opts.Now(); now.Sub(e.found) > minCache {
+		e.until = now
+	}
+}
+
+// lookUp asks the domain's web server and tells how long the answer is fresh.
+func (t *HTTP2) lookUp(ctx context.Context, target federation.Target) (string, time.Duration, error) {
+	ctx, cancel := context.WithTimeout(ctx, discoverBudget)
+	defer cancel()
+	at := "https://" + string(target.Server) + federation.PathWellKnown
+	for range maxRedirects + 1 {
+		resp, err := t.get(ctx, target, at)
+		if err != nil {
+			return "", 0, err
+		}
+		if resp.StatusCode/100 != 3 {
+			return readWellKnown(resp)
+		}
+		resp.Body.Close()
+		if at, err = redirect(at, resp.Header.Get("Location"), target.Server); err != nil {
+			return "", 0, err
+		}
+	}
+	return "", 0, clearbox.Errorf(clearbox.CodePeerUnreachable, "discovery was redirected more than %d times", maxRedirects)
+}
+
+func (t *HTTP2) get(ctx context.Context, target federation.Target, at string) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
+	if err != nil {
+		return nil, clearbox.Wrap(clearbox.CodeBadRequest, "the redirect is not usable", err)
+	}
+	return t.through(target.AllowPrivate).RoundTrip(req)
+}
+
+// redirect accepts another https address below the same registrable domain.
+func redirect(from, location string, server clearbox.ServerName) (string, error) {
+	bad := clearbox.Errorf(clearbox.CodeForbidden, "discovery was redirected to a place it may not lead to")
+	base, err := url.Parse(from)
+	if err != nil || location == "" {
+		return "", bad
+	}
+	to, err := base.Parse(location)
+	if err != nil || to.Scheme != "https" || to.User != nil {
+		return "", bad
+	}
+	home, err1 := publicsuffix.EffectiveTLDPlusOne(string(server))
+	away, err2 := publicsuffix.EffectiveTLDPlusOne(strings.ToLower(to.Hostname()))
+	if err1 != nil || err2 != nil || home != away {
+		return "", bad
+	}
+	return to.String(), nil
+}
+
+func readWellKnown(resp *http.Response) (string, time.Duration, error) {
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return "", 0, clearbox.Errorf(clearbox.CodePeerUnreachable, "discovery was answered with status %d", resp.StatusCode)
+	}
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxWellKnown+1))
+	if err != nil {
+		return "", 0, err
+	}
+	if len(body) > maxWellKnown {
+		return "", 0, clearbox.Errorf(clearbox.CodeTooLarge, "the discovery document has at most %d bytes", maxWellKnown)
+	}
+	base, err := ParseWellKnown(body)
+	return base, freshFor(resp.Header.Get("Cache-Control")), err
+}
+
+// ParseWellKnown reads a discovery document and returns the base URL.
+func ParseWellKnown(body []byte) (string, error) {
+	var w federation.WellKnown
+	if err := json.Unmarshal(body, &w); err != nil {
+		return "", clearbox.Wrap(clearbox.CodeBadRequest, "the discovery document is not readable", err)
+	}
+	if _, err := federation.ParseEndpoint(w.Base); err != nil {
+		return "", err
+	}
+	return w.Base, nil
+}
+
+// freshFor reads max-age (RFC 9111, 5.2.2.1), between 5 minutes and 24 hours.
+func freshFor(cacheControl string) time.Duration {
+	for _, d := range strings.Split(cacheControl, ",") {
+		name, value, _ := strings.Cut(strings.TrimSpace(d), "=")
+		if !strings.EqualFold(name, "max-age") {
+			continue
+		}
+		if s, err := strconv.ParseUint(value, 10, 31); err == nil {
+			return min(max(time.Duration(s)*time.Second, minCache), maxCache)
+		}
+	}
+	return minCache
+}
