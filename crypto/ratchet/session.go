@@ -155,6 +155,11 @@ func (s *session) decrypt(random io.Reader, m *signalMessage, limits Limits) ([]
 		return nil, fmt.Errorf("%w: %w", ErrPostQuantum, err)
 	}
 	pqKey, err := s.pq.Open(pqMessage, spqr.Limits{Jump: limits.Jump, Kept: limits.SkippedKeys})
+	if turned && errors.Is(err, spqr.ErrDuplicate) {
+		// With an unknown ratchet key this is most likely a message of another
+		// session, not one that was read before.
+		return nil, fmt.Errorf("%w: %w", ErrMAC, err)
+	}
 	if err != nil {
 		return nil, pqError(err)
 	}
