@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/storage"
 )
 
 // Role is what a person may do beyond messaging.
@@ -45,6 +46,7 @@ type Principal struct {
 	DeviceNo int64             // 0: a session without a device
 	Role     Role
 	Session  string
+	Key      storage.KeyID // the person's key in the keystore, for sealing
 }
 
 // HasDevice tells whether the session proved a device. One that did not may list

@@ -22,6 +22,12 @@ func NewNotice(version, language, text string) Notice {
 	return Notice{Version: version, Language: language, Text: text, Hash: hex.EncodeToString(sum[:])}
 }
 
+// sum is the hash as bytes.
+func (n Notice) sum() []byte {
+	sum := sha256.Sum256([]byte(n.Text))
+	return sum[:]
+}
+
 // acknowledged checks that ack names exactly this notice.
 func (n Notice) acknowledged(ack NoticeAck) error {
 	if ack.Version == n.Version && ack.Hash == n.Hash {

@@ -34,7 +34,6 @@ type Registration struct {
 // PasswordChange replaces the own password.
 type PasswordChange struct {
 	Old, New string
-	Client   string // see Login.Client
 }
 
 // NewInvite is a permission to register that someone asks for.
