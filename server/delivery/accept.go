@@ -1,0 +1,273 @@
+package delivery
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/federation"
+	"github.com/clearbox-im/clearbox/storage"
+)
+
+var _ federation.Acceptor = (*Router)(nil)
+
+// futureAllowed is how far ahead of our clock a peer's stamp may be: what the
+// clock rule lets a corrected peer differ, and a minute.
+const futureAllowed = 16 * time.Minute
+
+// accept is a peer's transaction with everything that could be done outside of
+// the writer.
+type accept struct {
+	r      *Router
+	peer   clearbox.ServerName
+	txn    *federation.Transaction
+	items  []arrival
+	result chan error // capacity 1
+
+	// Results of apply, set anew by each run.
+	answer  *federation.Answer
+	refused error
+	changed bool // a recipient's devices changed since the payloads were sealed
+	posts   []posted
+}
+
+// arrival is one item: a verdict that is known already, or mail to store.
+type arrival struct {
+	verdict *federation.Verdict
+	uid     clearbox.UID
+	known   storage.Recipient
+	mails   []mail
+}
+
+type posted struct {
+	deviceNo int64
+	delivery Delivery
+}
+
+// Accept implements federation.Acceptor.
+func (r *Router) Accept(ctx context.Context, peer clearbox.ServerName, txn *federation.Transaction) (*federation.Answer, error) {
+	for try := 0; ; try++ {
+		op := &accept{r: r, peer: peer, txn: txn, result: make(chan error, 1)}
+		if err := op.prepare(ctx, try > 0); err != nil {
+			return nil, err
+		}
+		if err := r.writes.put(op); err != nil {
+			return nil, err
+		}
+		if err := <-op.result; err != nil {
+			return nil, err
+		}
+		if op.changed {
+			if try < 3 {
+				continue
+			}
+			return nil, clearbox.Errorf(clearbox.CodeUnavailable, "devices are changing; try again")
+		}
+		if op.refused != nil {
+			return nil, op.refused
+		}
+		return op.answer, nil
+	}
+}
+
+func (op *accept) prepare(ctx context.Context, fresh bool) error {
+	r := op.r
+	now := r.now()
+	op.items = make([]arrival, len(op.txn.Items))
+	for i := range op.txn.Items {
+		it, a := &op.txn.Items[i], &op.items[i]
+		reject := func(c clearbox.Code, version int64) {
+			a.verdict = &federation.Verdict{Code: federation.VerdictRejected, Reason: c, DevicesVersion: version}
+		}
+		switch {
+		case it.Void:
+			a.verdict = &federation.Verdict{Code: federation.VerdictOK}
+		case it.Refused != "":
+			reject(it.Refused, 0)
+		case it.Sender.Server != op.peer:
+			reject(clearbox.CodeForbidden, 0) // a peer speaks for its own people only
+		case it.Recipient.Server != r.server:
+			reject(clearbox.CodeRecipientUnavailable, 0)
+		case it.AcceptedAt > after(now, futureAllowed):
+			reject(clearbox.CodeBadRequest, 0)
+		case it.AcceptedAt < after(now, -r.opts.OutboxTTL-24*time.Hour):
+			reject(clearbox.CodeExpired, 0)
+		}
+		if a.verdict != nil {
+			continue
+		}
+		known, err := r.local(ctx, it.Recipient.UID, fresh)
+		if clearbox.CodeOf(err) == clearbox.CodeRecipientUnavailable {
+			reject(clearbox.CodeRecipientUnavailable, 0)
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		a.uid, a.known = it.Recipient.UID, known
+		for _, d := range known.Devices { // ascending
+			for j := range it.Envelopes {
+				e := &it.Envelopes[j]
+				if e.Device != d.ID || e.Registration != d.Registration {
+					continue
+				}
+				m, err := r.sealMail(known.Key, d.No, &clearbox.Envelope{
+					ID: it.ID, Sender: it.Sender, SenderDevice: it.SenderDevice, Recipient: it.Recipient, Device: d.ID,
+					Type: e.Type, AcceptedAt: it.AcceptedAt, Content: e.Content,
+				}, nil, now)
+				if err != nil {
+					return err
+				}
+				a.mails = append(a.mails, m)
+			}
+		}
+	}
+	return nil
+}
+
+func (op *accept) apply(tx *storage.Tx, b *batch) error {
+	op.answer, op.refused, op.changed, op.posts = nil, nil, false, op.posts[:0]
+	txn, class := op.txn, storage.Class(op.txn.Class)
+	in, err := tx.InStream(op.peer, class)
+	if err != nil {
+		return err
+	}
+	if txn.Fence < in.Fence {
+		op.refused = &federation.FencedError{Fence: in.Fence}
+		return nil
+	}
+	if !bytes.Equal(in.Stream, txn.Stream) {
+		if txn.FirstPos != 1 {
+			op.refused = &federation.GapError{Expected: 1}
+			return nil
+		}
+		in = storage.InStream{Stream: txn.Stream, Fence: txn.Fence}
+	}
+	if txn.FirstPos > in.LastPos+1 {
+		op.refused = &federation.GapError{Expected: in.LastPos + 1}
+		return nil
+	}
+	in.Fence = max(in.Fence, txn.Fence)
+	if err := op.checkDevices(tx, b, in.LastPos); err != nil || op.changed {
+		return err
+	}
+	op.answer = &federation.Answer{Stream: txn.Stream, FirstPos: txn.FirstPos, Verdicts: make([]federation.Verdict, len(op.items))}
+	if err := op.repeat(tx, class, in.LastPos); err != nil {
+		return err
+	}
+	for i := range op.items {
+		pos := txn.FirstPos + int64(i)
+		if pos <= in.LastPos {
+			continue
+		}
+		if op.answer.Verdicts[i], err = op.store(tx, &op.items[i]); err != nil {
+			return err
+		}
+	}
+	seen := txn.LastPos() <= in.LastPos
+	in.LastPos = max(in.LastPos, txn.LastPos())
+	op.answer.AcceptedThrough = in.LastPos
+	if err := tx.SetInStream(op.peer, class, in); err != nil || seen {
+		return err
+	}
+	stored, err := federation.EncodeAnswer(op.answer)
+	if err != nil {
+		return err
+	}
+	return tx.PutAnswer(op.peer, class, txn.Stream, txn.FirstPos, len(op.items), stored)
+}
+
+// checkDevices makes sure that what prepare sealed is for the devices of this
+// moment.
+func (op *accept) checkDevices(tx *storage.Tx, b *batch, last int64) error {
+	for i := range op.items {
+		a := &op.items[i]
+		if a.verdict != nil || op.txn.FirstPos+int64(i) <= last {
+			continue
+		}
+		current, ok := b.local[a.uid]
+		if !ok {
+			var err error
+			if current, err = tx.Recipient(a.uid); err != nil && !errors.Is(err, storage.ErrNotFound) {
+				return err
+			}
+			b.local[a.uid] = current
+		}
+		if !sameDevices(a.known, current) {
+			op.changed = true
+		}
+	}
+	return nil
+}
+
+// repeat gives positions that were answered before their first answer, also
+// when they come back in another batch than then. One whose answer is no
+// longer kept was confirmed long ago: dup.
+func (op *accept) repeat(tx *storage.Tx, class storage.Class, last int64) error {
+	if op.txn.FirstPos > last {
+		return nil
+	}
+	kept, err := tx.Answers(op.peer, class, op.txn.Stream)
+	if err != nil {
+		return err
+	}
+	for i := range op.items {
+		if op.txn.FirstPos+int64(i) <= last {
+			op.answer.Verdicts[i] = federation.Verdict{Code: federation.VerdictDup}
+		}
+	}
+	for _, k := range kept {
+		a, err := federation.DecodeAnswer(k.Answer)
+		if err != nil {
+			return err
+		}
+		for j, v := range a.Verdicts {
+			i := k.FirstPos + int64(j) - op.txn.FirstPos
+			if i >= 0 && i < int64(len(op.items)) && op.txn.FirstPos+i <= last && v.Code != federation.VerdictDup {
+				op.answer.Verdicts[i] = v
+			}
+		}
+	}
+	return nil
+}
+
+func (op *accept) store(tx *storage.Tx, a *arrival) (federation.Verdict, error) {
+	if a.verdict != nil {
+		return *a.verdict, nil
+	}
+	v := federation.Verdict{Code: federation.VerdictOK, DevicesVersion: a.known.DevicesVersion}
+	stored := 0
+	for i := range a.mails {
+		m := &a.mails[i]
+		seq, err := tx.PutMail(m.deviceNo, m.sealed, m.expires)
+		if errors.Is(err, storage.ErrMailboxFull) {
+			continue // nothing was changed; other devices may have room
+		}
+		if err != nil {
+			return v, err
+		}
+		stored++
+		d := m.delivery
+		d.Seq = seq
+		op.posts = append(op.posts, posted{m.deviceNo, d})
+	}
+	switch {
+	case stored > 0:
+	case len(a.mails) > 0:
+		v.Code, v.Reason = federation.VerdictRejected, clearbox.CodeMailboxFull
+	default:
+		v.Code, v.Reason = federation.VerdictRejected, clearbox.CodeNoDevice
+	}
+	return v, nil
+}
+
+func (op *accept) done(err error) {
+	if err == nil {
+		for _, p := range op.posts {
+			op.r.mailboxes.post(p.deviceNo, p.delivery)
+		}
+	}
+	op.result <- err
+}

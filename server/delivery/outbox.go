@@ -1,0 +1,315 @@
+package delivery
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/federation"
+	"github.com/clearbox-im/clearbox/storage"
+)
+
+var _ federation.Outbox = (*Router)(nil)
+
+// errLease: another lease was taken since, or the stream was replaced.
+var errLease = clearbox.Errorf(clearbox.CodeFenced, "the lease on this queue was lost")
+
+// rowOverhead bounds what the wire adds to a stored payload: names, ids, keys
+// of maps (federation.Item.Size).
+const rowOverhead = 512
+
+// Lease implements federation.Outbox.
+func (r *Router) Lease(ctx context.Context, peer clearbox.ServerName, class federation.Class) (federation.Lease, error) {
+	fresh := make([]byte, 16)
+	if _, err := io.ReadFull(r.opts.Random, fresh); err != nil {
+		return federation.Lease{}, err
+	}
+	var out federation.Lease
+	err := r.store.Update(ctx, func(tx *storage.Tx) error {
+		s, err := tx.BumpFence(peer, storage.Class(class))
+		if err != nil {
+			return err
+		}
+		if len(s.Stream) == 0 {
+			s.Stream = fresh
+			if err := tx.SetOutStream(peer, storage.Class(class), s); err != nil {
+				return err
+			}
+		}
+		out = federation.Lease{Stream: s.Stream, Fence: s.Fence}
+		return nil
+	})
+	return out, err
+}
+
+// holds tells whether the lease is still the newest one.
+func leaseHolds(tx *storage.Tx, peer clearbox.ServerName, class federation.Class, l federation.Lease) (storage.OutStream, error) {
+	s, err := tx.OutStream(peer, storage.Class(class))
+	if err == nil && (s.Fence != l.Fence || !bytes.Equal(s.Stream, l.Stream)) {
+		err = errLease
+	}
+	return s, err
+}
+
+// Take implements federation.Outbox.
+func (r *Router) Take(ctx context.Context, peer clearbox.ServerName, class federation.Class, lease federation.Lease, maxItems, maxBytes int) (*federation.Batch, error) {
+	var rows []storage.OutboxItem
+	var first int64
+	err := r.store.Update(ctx, func(tx *storage.Tx) error {
+		s, err := leaseHolds(tx, peer, class, lease)
+		if err != nil {
+			return err
+		}
+		rows, err = tx.OutboxBatch(peer, storage.Class(class), maxItems, maxBytes)
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		size := 0
+		for i := range rows {
+			if size += len(rows[i].Sealed.Payload) + rowOverhead; size > maxBytes && i > 0 {
+				rows = rows[:i]
+				break
+			}
+		}
+		first = s.NextPos
+		return tx.AssignPositions(peer, storage.Class(class), s.Stream, first, rowNumbers(rows))
+	})
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	for i := range rows {
+		rows[i].Pos = first + int64(i)
+	}
+	batches, err := r.open(ctx, rows)
+	if err != nil {
+		return nil, err
+	}
+	return batches[0], nil
+}
+
+func rowNumbers(rows []storage.OutboxItem) []int64 {
+	out := make([]int64, len(rows))
+	for i := range rows {
+		out[i] = rows[i].Row
+	}
+	return out
+}
+
+// Pending implements federation.Outbox.
+func (r *Router) Pending(ctx context.Context, peer clearbox.ServerName, class federation.Class, lease federation.Lease) ([]*federation.Batch, error) {
+	var rows []storage.OutboxItem
+	err := r.store.View(ctx, func(tx *storage.Tx) (err error) {
+		if _, err = leaseHolds(tx, peer, class, lease); err != nil {
+			return err
+		}
+		rows, err = tx.Dispatched(peer, storage.Class(class))
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return r.open(ctx, rows)
+}
+
+// open turns dispatched rows into batches: runs of positions without a hole
+// that fit one transaction. Where a batch was cut before does not matter, since
+// the receiver answers by position. What cannot be opened any more (its sender
+// was erased) is withdrawn.
+func (r *Router) open(ctx context.Context, rows []storage.OutboxItem) ([]*federation.Batch, error) {
+	var out []*federation.Batch
+	var b *federation.Batch
+	size := 0
+	for i := range rows {
+		row := &rows[i]
+		it := federation.Item{Void: true}
+		if !row.Void {
+			var err error
+			if it, err = r.openItem(row); err != nil {
+				if !errors.Is(err, storage.ErrShredded) {
+					r.opts.Log.Error("an outbox item does not open and is withdrawn", "error", err)
+				}
+				it = federation.Item{Void: true}
+				if err := r.withdraw(ctx, row.Row); err != nil {
+					return nil, err
+				}
+			}
+		}
+		size += it.Size()
+		if b == nil || b.LastPos()+1 != row.Pos || len(b.Items) >= federation.MaxItems || size > federation.MaxTransaction-1024 {
+			b = &federation.Batch{FirstPos: row.Pos}
+			out = append(out, b)
+			size = it.Size()
+		}
+		b.Items = append(b.Items, it)
+		b.Rows = append(b.Rows, row.Row)
+	}
+	return out, nil
+}
+
+func (r *Router) withdraw(ctx context.Context, row int64) error {
+	return r.store.Update(ctx, func(tx *storage.Tx) error { return tx.VoidOutbox([]int64{row}) })
+}
+
+// Settle implements federation.Outbox.
+func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class federation.Class, lease federation.Lease, batch *federation.Batch, verdicts []federation.Verdict) error {
+	if len(verdicts) != len(batch.Items) || len(batch.Rows) != len(batch.Items) {
+		return clearbox.Errorf(clearbox.CodeBadRequest, "an answer has one verdict per item")
+	}
+	now := r.now()
+	bounces := map[int]*bounce{}
+	for i, v := range verdicts {
+		it := &batch.Items[i]
+		if v.Code != federation.VerdictRejected || it.Void {
+			continue
+		}
+		b, err := r.newBounce(ctx, it.Sender, &Notice{
+			Kind: NoticeUndeliverable, ID: it.ID, Recipient: it.Recipient, Code: reason(v.Reason), FirstTry: now, LastTry: now, Attempts: 1,
+		})
+		if err != nil {
+			return err
+		}
+		bounces[i] = b
+	}
+	type told struct {
+		userNo int64
+		state  State
+	}
+	var news []told
+	err := r.store.Update(ctx, func(tx *storage.Tx) error {
+		news = news[:0]
+		if _, err := leaseHolds(tx, peer, class, lease); err != nil {
+			return err
+		}
+		rows, err := tx.OutboxRows(batch.Rows)
+		if err != nil {
+			return err
+		}
+		byRow := make(map[int64]*storage.OutboxItem, len(rows))
+		for i := range rows {
+			byRow[rows[i].Row] = &rows[i]
+		}
+		for i, v := range verdicts {
+			it, row := &batch.Items[i], byRow[batch.Rows[i]]
+			if row == nil {
+				continue // settled before
+			}
+			switch {
+			case v.Code == federation.VerdictDeferred && !row.Void && !it.Void:
+				if err := tx.DeferOutbox([]int64{row.Row}, now+max(1, clearbox.Millis(v.RetryAfter.Milliseconds()))); err != nil {
+					return err
+				}
+				continue
+			case v.Code == federation.VerdictOK && !it.Void, v.Code == federation.VerdictDup && !it.Void:
+				// Also for an item that was withdrawn after dispatch: the peer has it, which corrects outcome_unknown.
+				if err := forgotten(tx.SetSubmissionState(row.SenderNo, row.MessageID, storage.SubmissionAtPeer)); err != nil {
+					return err
+				}
+				news = append(news, told{row.SenderNo, State{ID: it.ID, State: StatusAtPeer, Recipient: it.Recipient, DevicesVersion: v.DevicesVersion}})
+			case v.Code == federation.VerdictRejected && bounces[i] != nil && !row.Void:
+				if err := bounces[i].apply(tx, row.SenderNo); err != nil {
+					return err
+				}
+			}
+			if err := tx.DeleteOutbox([]int64{row.Row}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, b := range bounces {
+		b.wake(r)
+	}
+	for _, n := range news {
+		r.watchers.tell(n.userNo, n.state)
+		r.noteVersion(n.state.Recipient, n.state.DevicesVersion)
+	}
+	return nil
+}
+
+// reason maps what a peer said to what a sender is told; an unknown word is
+// not repeated to people.
+func reason(c clearbox.Code) clearbox.Code {
+	switch c {
+	case clearbox.CodeRecipientUnavailable, clearbox.CodeMailboxFull, clearbox.CodeTooLarge, clearbox.CodeExpired, clearbox.CodeConsentRequired,
+		clearbox.CodeIdentityChanged, clearbox.CodeNoDevice, clearbox.CodePeerBlocked, clearbox.CodeNoRoutePolicy, clearbox.CodeUnsupportedCritical:
+		return c
+	}
+	return clearbox.CodeRecipientUnavailable
+}
+
+// forgotten lets a submission be gone: it is remembered for 30 days only.
+func forgotten(err error) error {
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
+// Failed implements federation.Outbox.
+func (r *Router) Failed(ctx context.Context, _ clearbox.ServerName, _ federation.Class, batch *federation.Batch, _ clearbox.Code) error {
+	return r.store.Update(ctx, func(tx *storage.Tx) error { return tx.TriedOutbox(batch.Rows, tx.Now()) })
+}
+
+// Rewind implements federation.Outbox.
+func (r *Router) Rewind(ctx context.Context, peer clearbox.ServerName, class federation.Class, lease federation.Lease, expected int64) (federation.Lease, error) {
+	fresh := make([]byte, 16)
+	if _, err := io.ReadFull(r.opts.Random, fresh); err != nil {
+		return federation.Lease{}, err
+	}
+	c := storage.Class(class)
+	err := r.store.Update(ctx, func(tx *storage.Tx) error {
+		s, err := leaseHolds(tx, peer, class, lease)
+		if err != nil {
+			return err
+		}
+		rows, err := tx.Dispatched(peer, c)
+		if err != nil {
+			return err
+		}
+		keep := rows[:0]
+		var void []int64
+		for _, row := range rows {
+			if row.Void {
+				void = append(void, row.Row)
+			} else {
+				keep = append(keep, row)
+			}
+		}
+		if err := tx.DeleteOutbox(void); err != nil {
+			return err
+		}
+		if _, err := tx.Undispatch(peer, c); err != nil {
+			return err
+		}
+		s.Stream, s.NextPos = fresh, 1
+		if err := tx.SetOutStream(peer, c, s); err != nil || len(keep) == 0 {
+			return err
+		}
+		return tx.AssignPositions(peer, c, fresh, 1, rowNumbers(keep))
+	})
+	if err != nil {
+		return federation.Lease{}, err
+	}
+	r.opts.Log.Warn("a peer's stream began anew", "peer", string(peer), "expected", expected)
+	return federation.Lease{Stream: fresh, Fence: lease.Fence}, nil
+}
+
+// Due implements federation.Outbox.
+func (r *Router) Due(ctx context.Context, class federation.Class) ([]clearbox.ServerName, error) {
+	var out []clearbox.ServerName
+	err := r.store.View(ctx, func(tx *storage.Tx) error {
+		due, err := tx.OutboxDue()
+		for _, d := range due {
+			if d.Class == storage.Class(class) {
+				out = append(out, d.Peer)
+			}
+		}
+		return err
+	})
+	return out, err
+}

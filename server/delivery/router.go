@@ -1,0 +1,129 @@
+// Package delivery is responsible for the way of a message: from a submission
+// into mailboxes and the outbox, from a peer's transaction into mailboxes, from
+// a mailbox to a device, and for the notices that tell a sender what became of
+// it. It implements federation's Outbox and Acceptor over storage.
+//
+// It is not responsible for sockets (server/api), for the wire between servers
+// (federation), or for who may act (server/auth). It cannot read what it carries.
+package delivery
+
+import (
+	"context"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/server/directory"
+	"github.com/clearbox-im/clearbox/storage"
+)
+
+// Peers tells what delivery must know about other homeservers. server/peering
+// implements it.
+type Peers interface {
+	// Route returns nil when messages to the server may be queued now, or an
+	// error with the code for the sender (peer_blocked, no_route_policy).
+	Route(ctx context.Context, peer clearbox.ServerName) error
+}
+
+// Keys seals what lies in queues and names recipients without naming them.
+// The keystore implements it.
+type Keys interface {
+	storage.Sealer
+	Index(label string, value []byte) []byte
+}
+
+// Options of New. Zero values mean the defaults named beside them.
+type Options struct {
+	Now    func() time.Time // time.Now
+	Random io.Reader        // crypto/rand.Reader
+	Log    *slog.Logger     // discards
+
+	MailTTL       time.Duration // how long undelivered mail is kept, 30 days
+	OutboxTTL     time.Duration // how long a message to a peer is tried, 14 days
+	SubmissionTTL time.Duration // how long a message id is remembered, 30 days
+	DelayedAfter  time.Duration // when the sender is told that a message is late, 4 hours
+
+	PeerQueueItems int64 // 500,000 per peer
+	PeerQueueBytes int64 // 1 GiB per peer
+
+	// Nudge is called after a message for a peer is durable. It must not block.
+	Nudge func(peer clearbox.ServerName)
+}
+
+func (o *Options) fill() {
+	def := func(d *time.Duration, v time.Duration) {
+		if *d <= 0 {
+			*d = v
+		}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Random == nil {
+		o.Random = rand.Reader
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Nudge == nil {
+		o.Nudge = func(clearbox.ServerName) {}
+	}
+	if o.PeerQueueItems <= 0 {
+		o.PeerQueueItems = 500_000
+	}
+	if o.PeerQueueBytes <= 0 {
+		o.PeerQueueBytes = 1 << 30
+	}
+	def(&o.MailTTL, 30*24*time.Hour)
+	def(&o.OutboxTTL, 14*24*time.Hour)
+	def(&o.SubmissionTTL, 30*24*time.Hour)
+	def(&o.DelayedAfter, 4*time.Hour)
+}
+
+// Router carries messages. It is safe for concurrent use.
+type Router struct {
+	store     *storage.Store
+	keys      Keys
+	directory *directory.Service
+	peers     Peers
+	server    clearbox.ServerName
+	opts      Options
+
+	writes    *committer
+	mailboxes mailboxes
+	watchers  watchers
+	people    people
+	refresh   chan refresh // capacity 64: hints; a lost one is given again
+}
+
+// New builds a router; Run makes it work.
+func New(store *storage.Store, keys Keys, dir *directory.Service, peers Peers, server clearbox.ServerName, o Options) *Router {
+	o.fill()
+	r := &Router{store: store, keys: keys, directory: dir, peers: peers, server: server, opts: o, refresh: make(chan refresh, 64)}
+	r.writes = newCommitter(store)
+	r.mailboxes.open = map[int64][]*Mailbox{}
+	r.watchers.byUser = map[int64][]*Watch{}
+	r.people.local = map[clearbox.UID]storage.Recipient{}
+	r.people.remote = map[clearbox.UserID]directory.Recipient{}
+	return r
+}
+
+// Run commits what is submitted and sweeps what is late or expired until ctx
+// ends; what was submitted by then is answered.
+func (r *Router) Run(ctx context.Context) error {
+	var running sync.WaitGroup
+	running.Go(func() { r.writes.run(ctx) })
+	running.Go(func() { r.sweep(ctx) })
+	running.Go(func() { r.refreshRemote(ctx) })
+	running.Wait()
+	return nil
+}
+
+func (r *Router) now() clearbox.Millis { return clearbox.Millis(r.opts.Now().UnixMilli()) }
+
+func after(t clearbox.Millis, d time.Duration) clearbox.Millis {
+	return t + clearbox.Millis(d.Milliseconds())
+}

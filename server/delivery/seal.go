@@ -1,0 +1,116 @@
+package delivery
+
+import (
+	"fmt"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/federation"
+	"github.com/clearbox-im/clearbox/storage"
+	"github.com/fxamacker/cbor/v2"
+)
+
+// What lies in a queue is sealed under a content key of its own. The message id
+// stands before the wrapped key, so that the associated data (message id and
+// device; 0 in an outbox) can be rebuilt by whoever reads the row.
+
+func payloadAD(id clearbox.MessageID, device clearbox.DeviceID) []byte {
+	return append(append(make([]byte, 0, len(id)+1), id[:]...), byte(device))
+}
+
+// sealMail prepares a mailbox entry for one device of a local person; exactly
+// one of e and n is given.
+func (r *Router) sealMail(key storage.KeyID, deviceNo int64, e *clearbox.Envelope, n *Notice, at clearbox.Millis) (mail, error) {
+	m := mail{deviceNo: deviceNo, expires: after(at, r.opts.MailTTL), delivery: Delivery{Envelope: e, Notice: n}}
+	var plain []byte
+	var id clearbox.MessageID
+	var device clearbox.DeviceID
+	if e != nil {
+		id, device = e.ID, e.Device
+		plain = appendEnvelope(make([]byte, 0, len(e.Content)+128), e)
+	} else {
+		id = n.ID
+		plain = appendNotice(nil, n)
+	}
+	sealed, err := storage.SealPayload(r.keys, r.opts.Random, key, payloadAD(id, device), plain)
+	if err != nil {
+		return mail{}, err
+	}
+	sealed.Wrapped = append(id[:len(id):len(id)], sealed.Wrapped...)
+	m.sealed = sealed
+	return m, nil
+}
+
+// openMail is the inverse for the device that owns the mailbox.
+func (r *Router) openMail(key storage.KeyID, device clearbox.DeviceID, m *storage.Mail) (Delivery, error) {
+	var id clearbox.MessageID
+	if len(m.Sealed.Wrapped) < len(id) {
+		return Delivery{}, errPayload
+	}
+	copy(id[:], m.Sealed.Wrapped)
+	sealed := storage.Sealed{Payload: m.Sealed.Payload, Wrapped: m.Sealed.Wrapped[len(id):]}
+	plain, err := storage.OpenPayload(r.keys, key, payloadAD(id, device), sealed)
+	if err != nil {
+		// A notice is sealed for the person, not for one device.
+		if plain, err = storage.OpenPayload(r.keys, key, payloadAD(id, 0), sealed); err != nil {
+			return Delivery{}, err
+		}
+	}
+	d, err := parsePayload(plain)
+	d.Seq = m.Seq
+	return d, err
+}
+
+// storedItem is an outbox payload. The stored form is ours alone, so it may
+// differ from the wire's.
+type storedItem struct {
+	_         struct{} `cbor:",toarray"`
+	Sender    string
+	Device    uint8
+	Recipient string
+	At        int64
+	Envelopes []storedEnvelope
+}
+
+type storedEnvelope struct {
+	_            struct{} `cbor:",toarray"`
+	Device       uint8
+	Registration uint16
+	Type         uint8
+	Content      []byte
+}
+
+func (r *Router) sealItem(key storage.KeyID, it *federation.Item) (storage.Sealed, error) {
+	st := storedItem{Sender: it.Sender.String(), Device: uint8(it.SenderDevice), Recipient: it.Recipient.String(), At: int64(it.AcceptedAt)}
+	for _, e := range it.Envelopes {
+		st.Envelopes = append(st.Envelopes, storedEnvelope{Device: uint8(e.Device), Registration: e.Registration, Type: uint8(e.Type), Content: e.Content})
+	}
+	plain, err := cbor.Marshal(&st)
+	if err != nil {
+		return storage.Sealed{}, fmt.Errorf("encode an outbox item: %w", err)
+	}
+	return storage.SealPayload(r.keys, r.opts.Random, key, payloadAD(it.ID, 0), plain)
+}
+
+func (r *Router) openItem(row *storage.OutboxItem) (federation.Item, error) {
+	plain, err := storage.OpenPayload(r.keys, row.SenderKey, payloadAD(row.MessageID, 0), row.Sealed)
+	if err != nil {
+		return federation.Item{}, err
+	}
+	var st storedItem
+	if err := cbor.Unmarshal(plain, &st); err != nil {
+		return federation.Item{}, fmt.Errorf("decode an outbox item: %w", err)
+	}
+	it := federation.Item{ID: row.MessageID, SenderDevice: clearbox.DeviceID(st.Device), AcceptedAt: clearbox.Millis(st.At)}
+	if it.Sender, err = clearbox.ParseUserID(st.Sender); err != nil {
+		return federation.Item{}, err
+	}
+	if it.Recipient, err = clearbox.ParseUserID(st.Recipient); err != nil {
+		return federation.Item{}, err
+	}
+	for _, e := range st.Envelopes {
+		it.Envelopes = append(it.Envelopes, federation.ItemEnvelope{
+			Device: clearbox.DeviceID(e.Device), Registration: e.Registration, Type: clearbox.ContentType(e.Type), Content: e.Content,
+		})
+	}
+	return it, nil
+}

@@ -1,0 +1,197 @@
+package delivery
+
+import (
+	"context"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/storage"
+)
+
+const (
+	sweepEvery = time.Minute
+	sweepLimit = 500 // rows of one kind in one update, so that submissions are not held up
+)
+
+// sweep tells senders what is late, gives up what has expired and forgets what
+// is old, every minute until ctx ends.
+func (r *Router) sweep(ctx context.Context) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		for _, step := range []func(context.Context) (int, error){r.sweepExpired, r.sweepDelayed, r.sweepMail, r.sweepSubmissions} {
+			for {
+				n, err := step(ctx)
+				if err != nil && ctx.Err() == nil {
+					r.opts.Log.Warn("a sweep failed and will be repeated", "error", err)
+				}
+				if err != nil || n < sweepLimit {
+					break
+				}
+			}
+		}
+	}
+}
+
+// sweepExpired gives up messages to peers whose time is over. One that was
+// dispatched and never answered may have arrived: outcome_unknown says so.
+func (r *Router) sweepExpired(ctx context.Context) (int, error) {
+	var rows []storage.OutboxItem
+	err := r.store.View(ctx, func(tx *storage.Tx) (err error) {
+		rows, err = tx.OutboxExpired(r.now(), sweepLimit)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return len(rows), r.report(ctx, rows, func(row *storage.OutboxItem) *Notice {
+		n := &Notice{Kind: NoticeUndeliverable, Code: clearbox.CodePeerUnreachable}
+		if row.Pos > 0 {
+			n.Code = clearbox.CodeOutcomeUnknown
+		}
+		return n
+	}, func(tx *storage.Tx, no int64) error { return tx.VoidOutbox([]int64{no}) })
+}
+
+// sweepDelayed tells senders once that a message has not arrived for hours.
+func (r *Router) sweepDelayed(ctx context.Context) (int, error) {
+	var rows []storage.OutboxItem
+	err := r.store.View(ctx, func(tx *storage.Tx) (err error) {
+		rows, err = tx.OutboxUndelayed(after(r.now(), -r.opts.DelayedAfter), sweepLimit)
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	return len(rows), r.report(ctx, rows, func(*storage.OutboxItem) *Notice {
+		return &Notice{Kind: NoticeDelayed, Code: clearbox.CodePeerUnreachable}
+	}, func(tx *storage.Tx, no int64) error { return tx.MarkDelayed([]int64{no}) })
+}
+
+// report stores a notice for each row and what mark does to the row, in one
+// update. A row that was settled meanwhile is left alone.
+func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice func(*storage.OutboxItem) *Notice, mark func(*storage.Tx, int64) error) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	bounces := make([]*bounce, len(rows))
+	for i := range rows {
+		row := &rows[i]
+		it, err := r.openItem(row)
+		if err != nil {
+			continue // shredded or damaged: nobody to tell
+		}
+		n := notice(row)
+		n.ID, n.Recipient, n.FirstTry, n.LastTry, n.Attempts = row.MessageID, it.Recipient, row.FirstTry, row.LastTry, row.Attempts
+		if bounces[i], err = r.newBounce(ctx, it.Sender, n); err != nil {
+			return err
+		}
+	}
+	err := r.store.Update(ctx, func(tx *storage.Tx) error {
+		for i := range rows {
+			still, err := tx.OutboxRows([]int64{rows[i].Row})
+			if err != nil {
+				return err
+			}
+			if len(still) == 0 || still[0].Void || still[0].Pos != rows[i].Pos {
+				if bounces[i] != nil {
+					bounces[i].devices = nil
+				}
+				continue
+			}
+			if bounces[i] != nil {
+				if err := bounces[i].apply(tx, rows[i].SenderNo); err != nil {
+					return err
+				}
+			}
+			if err := mark(tx, rows[i].Row); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	for _, b := range bounces {
+		b.wake(r)
+	}
+	return nil
+}
+
+// sweepMail removes mail that no device fetched in time and tells the senders
+// of this server. (A peer's server took our custody for delivery; telling its
+// sender needs the control class.)
+func (r *Router) sweepMail(ctx context.Context) (int, error) {
+	var gone []storage.ExpiredMail
+	var owners map[int64]storage.DeviceRecord
+	var keys map[int64]storage.User
+	err := r.store.Update(ctx, func(tx *storage.Tx) (err error) {
+		owners, keys = map[int64]storage.DeviceRecord{}, map[int64]storage.User{}
+		if gone, err = tx.ExpireMail(tx.Now(), sweepLimit); err != nil {
+			return err
+		}
+		for _, g := range gone {
+			if _, seen := owners[g.DeviceNo]; seen {
+				continue
+			}
+			d, err := tx.DeviceByNo(g.DeviceNo)
+			if err != nil {
+				return err
+			}
+			if owners[g.DeviceNo] = d; keys[d.UserNo].No == 0 {
+				if keys[d.UserNo], err = tx.UserByNo(d.UserNo); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	for i := range gone {
+		d := owners[gone[i].DeviceNo]
+		user := keys[d.UserNo]
+		mail, err := r.openMail(user.Key, d.ID, &gone[i].Mail)
+		if err != nil || mail.Envelope == nil || mail.Envelope.Sender.Server != r.server {
+			continue
+		}
+		if err := r.reportExpired(ctx, mail.Envelope, clearbox.UserID{UID: user.UID, Server: r.server}); err != nil {
+			return len(gone), err
+		}
+	}
+	return len(gone), nil
+}
+
+func (r *Router) reportExpired(ctx context.Context, e *clearbox.Envelope, to clearbox.UserID) error {
+	b, err := r.newBounce(ctx, e.Sender, &Notice{Kind: NoticeUndeliverable, ID: e.ID, Recipient: to, Code: clearbox.CodeExpired})
+	if err != nil || b == nil {
+		return err
+	}
+	err = r.store.Update(ctx, func(tx *storage.Tx) error {
+		sender, err := tx.Recipient(e.Sender.UID)
+		if err != nil {
+			return forgotten(err)
+		}
+		return b.apply(tx, sender.No)
+	})
+	if err == nil {
+		b.wake(r)
+	}
+	return err
+}
+
+func (r *Router) sweepSubmissions(ctx context.Context) (int, error) {
+	var n int64
+	err := r.store.Update(ctx, func(tx *storage.Tx) (err error) {
+		n, err = tx.ExpireSubmissions(tx.Now(), sweepLimit)
+		return err
+	})
+	return int(n), err
+}
