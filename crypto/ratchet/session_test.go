@@ -13,9 +13,16 @@ import (
 	"github.com/clearbox-im/clearbox/crypto/ratchet/ratchettest"
 )
 
+// tester is what a test, a benchmark, a fuzz target and a rapid check share.
+type tester interface {
+	Helper()
+	Fatal(...any)
+	Fatalf(string, ...any)
+}
+
 // end is one device with its store and clock.
 type end struct {
-	t      testing.TB
+	t      tester
 	device *ratchet.Device
 	store  *ratchettest.Store
 	now    time.Time
@@ -23,7 +30,7 @@ type end struct {
 
 // newEnd makes a device. All randomness comes from the seed: tests repeat
 // exactly.
-func newEnd(t testing.TB, user string, id uint8) *end {
+func newEnd(t tester, user string, id uint8) *end {
 	t.Helper()
 	var seed [32]byte
 	copy(seed[:], fmt.Sprint(user, id))
@@ -114,7 +121,7 @@ func (e *end) refuse(from *end, l letter, want error) {
 
 // established returns two ends whose session is acknowledged: a read one
 // message of b and b one of a.
-func established(t testing.TB) (a, b *end) {
+func established(t tester) (a, b *end) {
 	t.Helper()
 	a, b = newEnd(t, "alice", 1), newEnd(t, "bob", 1)
 	a.initiate(b, b.bundle(1, true, false))
@@ -155,7 +162,7 @@ func TestConversation(t *testing.T) {
 	}
 }
 
-func inspect(t testing.TB, e, peer *end) *ratchet.Info {
+func inspect(t tester, e, peer *end) *ratchet.Info {
 	t.Helper()
 	stored, err := e.store.Session(peer.address())
 	if err != nil {
