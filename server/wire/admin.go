@@ -273,6 +273,7 @@ type AdminAuditEntry struct {
 	Role   string          `json:"role"`
 	Action string          `json:"action"`
 	Object string          `json:"object,omitempty"` // a handle, an invite's id, a server
+	Reason string          `json:"reason,omitempty"` // in the actor's words
 	Detail string          `json:"detail,omitempty"`
 }
 
