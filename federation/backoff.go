@@ -23,7 +23,9 @@ const (
 	maxQuick      = 5               // quick retries in a row before backoff grows after all
 )
 
-// backoff is decorrelated jitter: next = min(cap, random(5 s, 3 x previous)).
+// backoff is decorrelated jitter: next = min(cap, random(5 s, 3 x previous)),
+// where previous is the longest wait so far: a short draw late in an outage
+// does not begin the climb again, which keeps a day below 200 attempts.
 type backoff struct {
 	random   io.Reader
 	prev     time.Duration
@@ -60,7 +62,7 @@ func (b *backoff) next(now time.Time, frozen bool) time.Duration {
 	}
 	wait := min(limit, between(b.random, backoffFloor, 3*prev))
 	if !frozen {
-		b.prev = wait
+		b.prev = max(b.prev, wait)
 	}
 	return wait
 }

@@ -206,7 +206,7 @@ func (l *senderLane) open(ctx context.Context) error {
 // given a moment to grow, so that a fast peer gets few big batches and a far
 // one still gets several at a time.
 func (l *senderLane) fill(ctx context.Context) error {
-	for len(l.waiting) < l.s.opts.Window {
+	for len(l.waiting) < l.window() {
 		var b *Batch
 		if len(l.pending) > 0 {
 			b, l.pending = l.pending[0], l.pending[1:]
@@ -227,6 +227,15 @@ func (l *senderLane) fill(ctx context.Context) error {
 		l.launch(ctx, b)
 	}
 	return nil
+}
+
+// window is how many batches may be under way: one while the peer is only
+// being tried.
+func (l *senderLane) window() int {
+	if l.backoff.failures > 0 {
+		return 1
+	}
+	return l.s.opts.Window
 }
 
 func (l *senderLane) launch(ctx context.Context, b *Batch) {
@@ -267,7 +276,7 @@ func (f *flight) finished() bool {
 func (l *senderLane) await(ctx context.Context) error {
 	var nudge chan struct{}
 	var pace <-chan time.Time
-	if len(l.waiting) < l.s.opts.Window {
+	if len(l.waiting) < l.window() {
 		nudge = l.nudge
 	}
 	for {
