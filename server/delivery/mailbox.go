@@ -22,6 +22,7 @@ type Mailbox struct {
 	wake     chan struct{} // capacity 1: "there is more"; wakes are coalesced
 
 	mu      sync.Mutex // guards what follows
+	onWake  func()     // called instead of filling wake; never under mu
 	tail    []Delivery // committed and not yet read, in order of sequence
 	bytes   int        // of the tail's contents
 	posts   uint64     // entries posted so far
@@ -72,8 +73,17 @@ func (m *Mailbox) Close() {
 	}
 }
 
-// Wake receives when there may be something to read.
+// Wake receives when there may be something to read, unless OnWake was used.
 func (m *Mailbox) Wake() <-chan struct{} { return m.wake }
+
+// OnWake has fn called whenever there may be something to read, so that an
+// idle connection needs no goroutine. fn must not block and may be called from
+// several goroutines at once.
+func (m *Mailbox) OnWake(fn func()) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.onWake = fn
+}
 
 // post tells the open readers of a device what was committed for it. Calls for
 // one device come in order of sequence, but for notices, which only wake.
@@ -102,7 +112,12 @@ func (m *Mailbox) post(d Delivery) {
 		m.tail = append(m.tail, d)
 		m.bytes += size
 	}
+	wake := m.onWake
 	m.mu.Unlock()
+	if wake != nil {
+		wake()
+		return
+	}
 	select {
 	case m.wake <- struct{}{}:
 	default:
