@@ -2,8 +2,11 @@ package auth
 
 import (
 	"context"
+	"crypto/ed25519"
 	"io"
 	"time"
+
+	"github.com/clearbox-im/clearbox"
 )
 
 // Names of this package's inside for its tests.
@@ -31,4 +34,33 @@ func (h Hasher) Enter(ctx context.Context) (func(), error) { return h.enter(ctx)
 func ReprintPHC(s string) (string, error) {
 	h, err := parsePHC(s)
 	return h.String(), err
+}
+
+// SigningKey is the key that signs now.
+func (s *Service) SigningKey(ctx context.Context) ed25519.PrivateKey {
+	r, err := s.keyring(ctx)
+	if err != nil {
+		panic(err)
+	}
+	return r.signer(s.o.Now()).private
+}
+
+// OpenToken verifies with one key under any id.
+func OpenToken(token string, server clearbox.ServerName, now time.Time, key ed25519.PublicKey) (clearbox.UID, error) {
+	c, err := openToken(token, server, now, func(string) (ed25519.PublicKey, bool) { return key, true })
+	return c.uid, err
+}
+
+// Tickets is how many are remembered.
+func (s *Service) Tickets() int {
+	s.tickets.mu.Lock()
+	defer s.tickets.mu.Unlock()
+	return len(s.tickets.tickets)
+}
+
+// Verified is how many tokens are remembered.
+func (s *Service) Verified() int {
+	s.verified.mu.Lock()
+	defer s.verified.mu.Unlock()
+	return len(s.verified.byHash)
 }
