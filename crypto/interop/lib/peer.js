@@ -62,9 +62,9 @@ export class GoEnd {
     this.kind = 'go';
   }
 
-  async open({ chains = 0, key } = {}) {
+  async open({ chains = 0, key, seed } = {}) {
     const { name, number, registration } = this;
-    const r = await this.peer.call('device', { device: this.id, name, number, registration, chains, key });
+    const r = await this.peer.call('device', { device: this.id, name, number, registration, chains, key, seed });
     this.identity = r.identity;
     return this;
   }

@@ -5,10 +5,12 @@ package main
 
 import (
 	"bufio"
-	"crypto/rand"
+	crand "crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"os"
 	"time"
 
@@ -45,6 +47,7 @@ type request struct {
 	ID         uint32      `json:"id"`
 	OneTime    bool        `json:"oneTime"`
 	LastResort bool        `json:"lastResort"`
+	Seed       []byte      `json:"seed"` // 32 bytes: makes the device's randomness repeatable
 	Chains     int         `json:"chains"` // receiving chains kept; 0 is the protocol's limit
 	Now        int64       `json:"now"`    // milliseconds
 	Bundle     *bundleJSON `json:"bundle"`
@@ -219,7 +222,14 @@ func (w *world) do(q *request) (reply, error) {
 }
 
 func (w *world) newDevice(q *request) (reply, error) {
-	identity, err := curve.GeneratePrivateKey(rand.Reader)
+	var random io.Reader = crand.Reader
+	if q.Seed != nil {
+		if len(q.Seed) != 32 {
+			return nil, errors.New("a seed has 32 bytes")
+		}
+		random = rand.NewChaCha8([32]byte(q.Seed))
+	}
+	identity, err := curve.GeneratePrivateKey(random)
 	if q.Key != nil {
 		identity, err = curve.NewPrivateKey(q.Key)
 	}
@@ -231,7 +241,7 @@ func (w *world) newDevice(q *request) (reply, error) {
 			Address:      ratchet.Address{Name: q.Name, Device: q.Number},
 			Identity:     identity,
 			Registration: q.Registered,
-			Random:       rand.Reader,
+			Random:       random,
 			Limits:       ratchet.Limits{ReceivingChains: q.Chains},
 		},
 		store: new(ratchettest.Store),
@@ -267,7 +277,7 @@ func (d *device) loadKEM(q *request) error {
 }
 
 func (d *device) bundle(q *request) (reply, error) {
-	b, err := d.store.Publish(rand.Reader, d.Device, q.ID, q.OneTime, q.LastResort)
+	b, err := d.store.Publish(d.Random, d.Device, q.ID, q.OneTime, q.LastResort)
 	if err != nil {
 		return nil, err
 	}
