@@ -209,6 +209,9 @@ func (c *Client) FetchDocument(ctx context.Context, server clearbox.ServerName) 
 	if err != nil {
 		return nil, err
 	}
+	if p.State != PeerActive && p.State != PeerSuspended {
+		return nil, clearbox.Errorf(clearbox.CodePeerBlocked, "the peering is not active")
+	}
 	doc, err := c.GetDocument(ctx, p.Target())
 	if err != nil {
 		return nil, err

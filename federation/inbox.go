@@ -158,7 +158,7 @@ func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 		return
 	}
 	peer, err := in.peers.Peer(ctx, origin)
-	if err != nil || peer.State == PeerRemoved {
+	if err != nil || peer.State != PeerActive && peer.State != PeerSuspended {
 		in.refuseUnsigned(w, &problem{Code: clearbox.CodeUnknownPeer})
 		return
 	}

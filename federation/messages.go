@@ -158,3 +158,21 @@ func codeOfStatus(status int) clearbox.Code {
 	}
 	return clearbox.CodeUnavailable
 }
+
+// EncodePeering gives the body of a PeeringRequest.
+func EncodePeering(r *PeeringRequest) ([]byte, error) {
+	b, err := encoder.Marshal(r)
+	if err != nil {
+		return nil, clearbox.Wrap(clearbox.CodeInternal, "the introduction could not be encoded", err)
+	}
+	return b, nil
+}
+
+// DecodePeering reads the answer to it.
+func DecodePeering(b []byte) (*PeeringAnswer, error) {
+	var a PeeringAnswer
+	if err := decodeBody(b, &a); err != nil {
+		return nil, err
+	}
+	return &a, nil
+}

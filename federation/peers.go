@@ -26,14 +26,15 @@ type Peer struct {
 	State        PeerState
 	Pin          [32]byte // SHA-256 of the identity key; zero before the first contact
 	Document     []byte   // the newest signed document, or nil
-	Endpoints    []string // base URLs fixed by the operator; empty means discovery
+	Endpoints    []string // base URLs; empty means discovery
+	Fixed        bool     // the operator wrote the endpoints down: nothing is ever looked up
 	AllowPrivate bool     // private addresses may be dialled
 	ClockOffset  time.Duration
 }
 
 // Target is p as transport needs it.
 func (p *Peer) Target() Target {
-	return Target{Server: p.Server, Endpoints: p.Endpoints, AllowPrivate: p.AllowPrivate, Pinned: p.Pin != [32]byte{}}
+	return Target{Server: p.Server, Endpoints: p.Endpoints, Discover: !p.Fixed, AllowPrivate: p.AllowPrivate, Pinned: p.Pin != [32]byte{}}
 }
 
 // Status is the sender's view of one peer, for operators.
@@ -64,7 +65,8 @@ type Peers interface {
 // Target tells a Transport whom to reach.
 type Target struct {
 	Server       clearbox.ServerName
-	Endpoints    []string // base URLs; empty means discovery by well-known
+	Endpoints    []string // base URLs to try first
+	Discover     bool     // when none of them answers, discovery by well-known may help
 	AllowPrivate bool
 	Pinned       bool // the peer's identity is pinned: stale discovery may serve
 }

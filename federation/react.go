@@ -57,7 +57,7 @@ func (l *senderLane) grow(ctx context.Context, failed *attemptError) time.Durati
 	wait := l.backoff.next(now, outage)
 	l.failedAttempt(ctx, failed, false)
 	if l.backoff.failures == 1 || wait == dormantProbe {
-		l.s.opts.Log.Warn("peer does not answer", "peer", string(l.name.peer), "code", string(clearbox.CodeOf(failed.err)), "retry_ms", wait.Milliseconds())
+		l.s.opts.Log.Warn("peer does not answer", "peer", string(l.name.peer), "code", string(clearbox.CodeOf(failed.err)), "wait_ms", wait.Milliseconds())
 	}
 	return wait
 }
@@ -137,7 +137,7 @@ func (l *senderLane) rewind(ctx context.Context, failed *Batch, expected int64) 
 	l.gaps++
 	pending, err := l.s.outbox.Pending(ctx, l.name.peer, l.name.class, *l.lease)
 	if err == nil && len(pending) > 0 && (expected < pending[0].FirstPos || expected > pending[len(pending)-1].LastPos()+1) {
-		l.s.opts.Log.Warn("stream restarted: the peer expects a position that is not pending", "peer", string(l.name.peer), "expected", expected, "have", pending[0].FirstPos)
+		l.s.opts.Log.Warn("stream restarted: the peer expects a position that is not pending", "peer", string(l.name.peer), "expected", expected, "first_pos", pending[0].FirstPos)
 		var lease Lease
 		if lease, err = l.s.outbox.Rewind(ctx, l.name.peer, l.name.class, *l.lease, expected); err == nil {
 			l.lease = &lease

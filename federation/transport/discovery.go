@@ -32,7 +32,7 @@ const (
 // guarded by HTTP2.mu; the holder of the token in busy is the one that looks up.
 type entry struct {
 	busy    chan struct{} // capacity 1: one lookup at a time
-	next    int           // which of the operator's endpoints is tried next
+	next    int           // which endpoint is tried next; beyond the last one when all have failed
 	base    string        // found by well-known; "" = none yet
 	found   time.Time
 	until   time.Time // fresh until
@@ -50,17 +50,28 @@ func (t *HTTP2) entry(server clearbox.ServerName) *entry {
 	return e
 }
 
-// Endpoint gives the operator's endpoint or looks the server up.
+// Endpoint gives a known endpoint or, when there is none or all have failed,
+// looks the server up.
 func (t *HTTP2) Endpoint(ctx context.Context, target federation.Target) (string, error) {
 	t.mu.Lock()
 	e := t.entry(target.Server)
-	if n := len(target.Endpoints); n > 0 {
-		base := target.Endpoints[e.next%n]
-		t.mu.Unlock()
-		_, err := federation.ParseEndpoint(base)
-		return base, err
-	}
+	next, n := e.next, len(target.Endpoints)
 	t.mu.Unlock()
+	if n == 0 {
+		return t.discover(ctx, e, target)
+	}
+	if target.Discover && next >= n {
+		if base, err := t.discover(ctx, e, target); err == nil {
+			return base, nil
+		}
+	}
+	base := target.Endpoints[next%n]
+	_, err := federation.ParseEndpoint(base)
+	return base, err
+}
+
+// discover answers from the cache or looks the server up.
+func (t *HTTP2) discover(ctx context.Context, e *entry, target federation.Target) (string, error) {
 	if base, err, ok := t.cached(e, target); ok {
 		return base, err
 	}
@@ -110,8 +121,8 @@ func (e *entry) stale(target federation.Target, now time.Time) (string, error) {
 	return "", e.failed
 }
 
-// Forget moves on to the next of the operator's endpoints; a base that was
-// looked up more than five minutes ago is looked up again, and so is an error.
+// Forget moves on to the next endpoint; a base that was looked up more than
+// five minutes ago is looked up again, and an error is forgotten.
 func (t *HTTP2) Forget(target federation.Target) {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -1,0 +1,196 @@
+// Package peering keeps the table of peers and lets two operators join their
+// homeservers: the table behind federation.Peers, the one-time token and the
+// handshake, and what an administrator does with a peer. It moves no messages.
+package peering
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/federation"
+	"github.com/clearbox-im/clearbox/storage"
+)
+
+// Table is the table of peers: in storage, with a copy in memory that every
+// request is checked against. All changes of peers go through it, so the copy
+// is never behind. It is safe for concurrent use.
+type Table struct {
+	store *storage.Store
+	busy  chan struct{} // capacity 1: one change at a time; held across the update
+
+	mu    sync.RWMutex // guards the maps; never held across storage
+	peers map[clearbox.ServerName]storage.Peer
+	fixed map[clearbox.ServerName]bool // from the configuration
+}
+
+var _ federation.Peers = (*Table)(nil)
+
+// OpenTable reads the table.
+func OpenTable(ctx context.Context, store *storage.Store) (*Table, error) {
+	t := &Table{store: store, busy: make(chan struct{}, 1), peers: map[clearbox.ServerName]storage.Peer{}, fixed: map[clearbox.ServerName]bool{}}
+	err := store.View(ctx, func(tx *storage.Tx) error {
+		all, err := tx.Peers()
+		for _, p := range all {
+			t.peers[p.Server] = p
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read the peers: %w", err)
+	}
+	return t, nil
+}
+
+// change runs fn on the stored peer (zero but for the name when there is none)
+// inside an update, stores what fn left and then shows it to readers. fn may
+// run twice and may write more in the same transaction.
+func (t *Table) change(ctx context.Context, server clearbox.ServerName, fn func(tx *storage.Tx, p *storage.Peer, known bool) error) error {
+	select {
+	case t.busy <- struct{}{}:
+		defer func() { <-t.busy }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	var changed storage.Peer
+	err := t.store.Update(ctx, func(tx *storage.Tx) error {
+		p, err := tx.Peer(server)
+		known := err == nil
+		if errors.Is(err, storage.ErrNotFound) {
+			p, err = storage.Peer{Server: server, Direction: "both"}, nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := fn(tx, &p, known); err != nil {
+			return err
+		}
+		changed = p
+		return tx.PutPeer(&changed)
+	})
+	if err != nil {
+		return err
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.peers[server] = changed
+	return nil
+}
+
+// Stored is a copy of the peer's record.
+func (t *Table) Stored(server clearbox.ServerName) (storage.Peer, bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	p, ok := t.peers[server]
+	return p, ok
+}
+
+// All gives every peer in order of name.
+func (t *Table) All() []storage.Peer {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	out := make([]storage.Peer, 0, len(t.peers))
+	for _, name := range slices.Sorted(maps.Keys(t.peers)) {
+		out = append(out, t.peers[name])
+	}
+	return out
+}
+
+// Peer is the peer as package federation sees it.
+func (t *Table) Peer(_ context.Context, server clearbox.ServerName) (federation.Peer, error) {
+	t.mu.RLock()
+	p, ok := t.peers[server]
+	fixed := t.fixed[server]
+	t.mu.RUnlock()
+	if !ok {
+		return federation.Peer{}, clearbox.Errorf(clearbox.CodeUnknownPeer, "there is no peering with this server")
+	}
+	out := federation.Peer{
+		Server: server, State: federation.PeerState(p.State), Document: p.Document, Endpoints: p.Endpoints, Fixed: fixed,
+		AllowPrivate: p.AllowPrivate, ClockOffset: time.Duration(p.ClockOffset) * time.Millisecond,
+	}
+	copy(out.Pin[:], p.Pin)
+	return out, nil
+}
+
+// Active lists the peers in state active, in order of name.
+func (t *Table) Active(context.Context) ([]clearbox.ServerName, error) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var out []clearbox.ServerName
+	for name, p := range t.peers {
+		if p.State == storage.PeerActive {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out, nil
+}
+
+// SaveDocument stores a checked document and the identity that signed it.
+func (t *Table) SaveDocument(ctx context.Context, server clearbox.ServerName, doc *federation.Document) error {
+	return t.change(ctx, server, func(_ *storage.Tx, p *storage.Peer, known bool) error {
+		if !known {
+			return clearbox.Errorf(clearbox.CodeUnknownPeer, "there is no peering with this server")
+		}
+		if string(p.Document) == string(doc.Signed()) {
+			return nil
+		}
+		if len(p.Document) > 0 && doc.Seq <= p.Seq {
+			return &federation.RollbackError{Have: p.Seq, Got: doc.Seq}
+		}
+		t.adopt(p, doc)
+		return nil
+	})
+}
+
+// adopt writes a document and what follows from it into the record.
+func (t *Table) adopt(p *storage.Peer, doc *federation.Document) {
+	pin := doc.Pin()
+	p.Document, p.Seq, p.Pin, p.Identity = doc.Signed(), doc.Seq, pin[:], doc.IdentityKey()
+	t.mu.RLock()
+	fixed := t.fixed[p.Server]
+	t.mu.RUnlock()
+	if fixed && len(p.Endpoints) > 0 {
+		return
+	}
+	p.Endpoints = nil
+	for _, e := range doc.Endpoints {
+		p.Endpoints = append(p.Endpoints, e.URL)
+	}
+}
+
+// SaveOffset keeps how far the peer's clock is ahead of ours.
+func (t *Table) SaveOffset(ctx context.Context, server clearbox.ServerName, offset time.Duration) error {
+	return t.change(ctx, server, func(_ *storage.Tx, p *storage.Peer, known bool) error {
+		if !known {
+			return storage.ErrNotFound
+		}
+		p.ClockOffset = offset.Milliseconds()
+		return nil
+	})
+}
+
+// SaveStatus keeps the sender's view of the peer. A server that is no peer any
+// more has none.
+func (t *Table) SaveStatus(ctx context.Context, server clearbox.ServerName, s federation.Status) error {
+	err := t.change(ctx, server, func(_ *storage.Tx, p *storage.Peer, known bool) error {
+		if !known {
+			return storage.ErrNotFound
+		}
+		if s.LastSeen != 0 {
+			p.LastSeen = s.LastSeen
+		}
+		p.LastTry, p.Failures, p.NextTry, p.LastError = s.LastTry, s.Failures, s.NextTry, s.LastError
+		return nil
+	})
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	return err
+}
