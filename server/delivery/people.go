@@ -87,6 +87,10 @@ func (r *Router) remote(ctx context.Context, u clearbox.UserID, fresh bool) (dir
 		got, err = r.directory.Current(tx, u)
 		return err
 	})
+	if errors.Is(err, directory.ErrNotCached) {
+		// The brain is told that all it knows is stale: it looks the person up, which caches them, and tries again.
+		return directory.Recipient{User: u}, nil
+	}
 	if err != nil {
 		return directory.Recipient{}, err
 	}

@@ -1,0 +1,220 @@
+package delivery_test
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"log/slog"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/curve"
+	"github.com/clearbox-im/clearbox/crypto/keys"
+	"github.com/clearbox-im/clearbox/server/auth"
+	"github.com/clearbox-im/clearbox/server/delivery"
+	"github.com/clearbox-im/clearbox/server/directory"
+	"github.com/clearbox-im/clearbox/storage"
+	"github.com/clearbox-im/clearbox/storage/keystore"
+)
+
+// world is one server with a real store and people in it.
+type world struct {
+	t      *testing.T
+	store  *storage.Store
+	keys   *keystore.Keystore
+	router *delivery.Router
+	routes routes
+	nudged chan clearbox.ServerName
+	dirs   *directory.Service
+	remote remote
+	stop   func()
+}
+
+// remote is the other server's directory.
+type remote map[clearbox.UserID]directory.RemoteAccount
+
+func (r remote) Resolve(context.Context, clearbox.Address) (directory.RemoteAccount, error) {
+	return directory.RemoteAccount{}, clearbox.Errorf(clearbox.CodeNotFound, "not found")
+}
+
+func (r remote) Devices(_ context.Context, u clearbox.UserID) (directory.RemoteAccount, error) {
+	return r[u], nil
+}
+
+func (r remote) Claim(context.Context, clearbox.UserID, string, []clearbox.DeviceID) ([]directory.Bundle, error) {
+	return nil, clearbox.Errorf(clearbox.CodeNotFound, "not found")
+}
+
+const home, away = clearbox.ServerName("a.test"), clearbox.ServerName("b.test")
+
+// routes says which peers may be written to.
+type routes map[clearbox.ServerName]error
+
+func (r routes) Route(_ context.Context, peer clearbox.ServerName) error {
+	err, ok := r[peer]
+	if !ok {
+		return clearbox.Errorf(clearbox.CodePeerBlocked, "no peering")
+	}
+	return err
+}
+
+type worldOptions struct {
+	delivery.Options
+	mails  int64
+	faults *storage.Faults
+}
+
+func newWorld(t *testing.T, o worldOptions) *world {
+	t.Helper()
+	ctx := context.Background()
+	dir := t.TempDir()
+	ks, err := keystore.Open(ctx, filepath.Join(dir, "keys.db"), make([]byte, 32), keystore.Options{})
+	must(t, err)
+	store, err := storage.Open(ctx, storage.Options{
+		Path: filepath.Join(dir, "clearbox.db"), Sealer: ks, Index: ks.Index, MailboxMails: o.mails, Faults: o.faults,
+	})
+	must(t, err)
+	w := &world{t: t, store: store, keys: ks, routes: routes{away: nil}, nudged: make(chan clearbox.ServerName, 64)}
+	accounts := auth.New(store, ks, home, auth.Options{})
+	w.remote = remote{}
+	w.dirs = directory.New(store, accounts, home, directory.Options{Remote: w.remote})
+	o.Options.Nudge = func(p clearbox.ServerName) {
+		select {
+		case w.nudged <- p:
+		default:
+		}
+	}
+	o.Options.Log = slog.New(slog.DiscardHandler)
+	w.router = delivery.New(store, ks, w.dirs, w.routes, home, o.Options)
+	run, cancel := context.WithCancel(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- w.router.Run(run) }()
+	stopped := false
+	w.stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		must(t, <-ended)
+		must(t, store.Close())
+		must(t, ks.Close())
+	}
+	t.Cleanup(w.stop)
+	return w
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// person is a local account with the given devices, as principals.
+type person struct {
+	user    clearbox.UserID
+	devices []auth.Principal
+}
+
+func (w *world) person(handle string, devices ...clearbox.DeviceID) person {
+	w.t.Helper()
+	uid, err := clearbox.NewUID(rand.Reader)
+	must(w.t, err)
+	key, err := w.keys.Create(context.Background())
+	must(w.t, err)
+	p := person{user: clearbox.UserID{UID: uid, Server: home}}
+	must(w.t, w.store.Update(context.Background(), func(tx *storage.Tx) error {
+		p.devices = nil
+		u := storage.User{UID: uid, Key: key, Handle: clearbox.Handle(handle), Role: storage.RoleMember, DevicesVersion: 1}
+		if err := tx.CreateUser(&u); err != nil {
+			return err
+		}
+		for _, id := range devices {
+			d := storage.DeviceRecord{UserNo: u.No, ID: id, Registration: uint16(id) + 100, Key: make([]byte, 32)}
+			if err := tx.AddDevice(&d); err != nil {
+				return err
+			}
+			p.devices = append(p.devices, auth.Principal{User: p.user, UserNo: u.No, Device: id, DeviceNo: d.No, Role: auth.RoleMember, Key: key, Session: handle})
+		}
+		return nil
+	}))
+	return p
+}
+
+// stranger caches a person of the other server with one device.
+func (w *world) stranger() clearbox.UserID {
+	w.t.Helper()
+	uid, err := clearbox.NewUID(rand.Reader)
+	must(w.t, err)
+	user := clearbox.UserID{UID: uid, Server: away}
+	identity, err := curve.GeneratePrivateKey(rand.Reader)
+	must(w.t, err)
+	root, err := keys.NewSigningKey(rand.Reader)
+	must(w.t, err)
+	device, err := keys.NewSigningKey(rand.Reader)
+	must(w.t, err)
+	now := time.Now().UnixMilli()
+	list := keys.DeviceList{
+		Account: user.String(), Version: 1, Identity: identity.Public(), Root: root.Public().(ed25519.PublicKey), Issued: now,
+		Devices: []keys.DeviceEntry{{ID: 1, Registration: 101, Key: device.Public().(ed25519.PublicKey), Added: now}},
+	}
+	signed, err := list.Sign(root)
+	must(w.t, err)
+	w.remote[user] = directory.RemoteAccount{User: user, Address: clearbox.Address{Handle: "stranger", Server: away}, DeviceList: signed, Version: 1}
+	must(w.t, w.dirs.RefreshRemote(context.Background(), user, 1))
+	return user
+}
+
+func newID(t *testing.T) clearbox.MessageID {
+	t.Helper()
+	id, err := clearbox.NewMessageID(rand.Reader)
+	must(t, err)
+	return id
+}
+
+// to addresses the given devices with the registration ids that person uses.
+func to(user clearbox.UserID, content string, devices ...clearbox.DeviceID) delivery.Recipient {
+	r := delivery.Recipient{User: user}
+	for _, id := range devices {
+		r.Envelopes = append(r.Envelopes, delivery.Outgoing{Device: id, Registration: uint16(id) + 100, Type: clearbox.ContentWhisper, Content: []byte(content)})
+	}
+	return r
+}
+
+func (w *world) send(p auth.Principal, id clearbox.MessageID, to ...delivery.Recipient) (delivery.Receipt, error) {
+	return w.router.Submit(context.Background(), p, delivery.Submission{ID: id, To: to})
+}
+
+// contents reads everything behind seq.
+func (w *world) contents(p auth.Principal, after int64) []string {
+	w.t.Helper()
+	m := w.router.Mailbox(p)
+	defer m.Close()
+	return contents(w.t, m, after)
+}
+
+func contents(t *testing.T, m *delivery.Mailbox, after int64) []string {
+	t.Helper()
+	var out []string
+	for {
+		ds, err := m.Read(context.Background(), after, 10, 1<<20)
+		must(t, err)
+		if len(ds) == 0 {
+			return out
+		}
+		for _, d := range ds {
+			if d.Seq <= after {
+				t.Fatalf("sequence %d after %d", d.Seq, after)
+			}
+			after = d.Seq
+			if d.Notice != nil {
+				out = append(out, string(d.Notice.Kind)+":"+string(d.Notice.Code))
+			} else {
+				out = append(out, string(d.Envelope.Content))
+			}
+		}
+	}
+}
