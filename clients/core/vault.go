@@ -14,8 +14,8 @@ import (
 //     ratchet is ever advanced twice from the same state;
 //   - Update is all or nothing, and durable when it returns nil. When it
 //     returns an error of fn, nothing was changed. When it returns an error of
-//     its own, the outcome may be unknown, and the vault refuses further work
-//     until it is opened again;
+//     its own, the outcome may be unknown; the vault then refuses further work
+//     with an error that wraps ErrVaultBroken until it is opened again;
 //   - transactions are serial: fn sees the state the previous Update left.
 //
 // Safe for concurrent use. fn must not call the vault again and must not
@@ -60,6 +60,10 @@ type Entry struct {
 	Key   string
 	Value []byte
 }
+
+// ErrVaultBroken is wrapped by what a vault answers when it does no more work:
+// it was closed, or a write failed with an outcome that is not known.
+var ErrVaultBroken = errors.New("core: the vault does no more work")
 
 // ErrNoValue answers Get for a key that has no value.
 var ErrNoValue = errors.New("core: no such key in the vault")

@@ -30,7 +30,12 @@
 // original here; the brain compares with what its homeserver remembers.
 package vault
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+
+	"github.com/clearbox-im/clearbox/clients/core"
+)
 
 var (
 	// ErrLocked: another process has the vault open.
@@ -45,9 +50,9 @@ var (
 	ErrRolledBack = errors.New("this vault is an older copy: opening it would use message keys twice; link this device again instead")
 	// ErrBroken: an earlier write failed and its outcome is not known; close the
 	// vault and open it again.
-	ErrBroken = errors.New("an earlier write to the vault failed; open it again")
+	ErrBroken = fmt.Errorf("an earlier write to the vault failed; open it again: %w", core.ErrVaultBroken)
 	// ErrClosed: the vault was closed.
-	ErrClosed = errors.New("the vault is closed")
+	ErrClosed = fmt.Errorf("the vault is closed: %w", core.ErrVaultBroken)
 	// ErrVersion: the vault was written by a newer version of this program.
 	ErrVersion = errors.New("this vault was written by a newer version of the program")
 )

@@ -1,0 +1,413 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/ratchet"
+	"github.com/clearbox-im/clearbox/server/wire"
+)
+
+// renewEvery is how often a damaged session with a contact is renewed at most,
+// in milliseconds.
+const renewEvery = 60 * 60 * 1000
+
+// arrivals is what a batch changed besides the vault; acted on after commit.
+type arrivals struct {
+	upTo     int64 // highest seq stored now
+	shown    bool
+	receipts bool
+	queue    bool
+	keysUsed int
+	names    bool // somebody's name is to be confirmed
+}
+
+// receive stores a batch of mail in one transaction: the messages, the ratchets
+// that they moved and the highest seq. Only after it may the batch be
+// acknowledged; a crash before it means that the same mail comes again and is
+// read again. Mail that was stored before is skipped.
+func (b *Brain) receive(ctx context.Context, mail []*wire.ServerFrame) (arrivals, error) {
+	s, err := b.me()
+	if err != nil {
+		return arrivals{}, err
+	}
+	var got arrivals
+	err = b.vault.Update(ctx, func(tx Tx) error {
+		got = arrivals{}
+		seq, err := count(tx, keySeq)
+		if err != nil {
+			return err
+		}
+		got.upTo = int64(seq)
+		for _, f := range mail {
+			if f.Seq <= got.upTo {
+				continue
+			}
+			got.upTo = f.Seq
+			switch {
+			case f.Envelope != nil:
+				err = b.readEnvelope(tx, s, (*clearbox.Envelope)(f.Envelope), &got)
+			case f.Notice != nil:
+				err = b.readNotice(tx, s, f.Notice, &got)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		if got.upTo == int64(seq) {
+			return nil
+		}
+		return setCount(tx, keySeq, uint64(got.upTo))
+	})
+	if err != nil {
+		return arrivals{}, fmt.Errorf("store received mail: %w", err)
+	}
+	b.actOn(got)
+	return got, nil
+}
+
+func (b *Brain) actOn(got arrivals) {
+	if got.shown {
+		b.changed()
+	}
+	if got.receipts {
+		wake(b.receiptWake)
+	}
+	if got.queue {
+		wake(b.queueWake)
+	}
+	b.keysUsed.Add(int64(got.keysUsed))
+	if got.keysUsed > 0 || got.names {
+		wake(b.tasksWake)
+	}
+}
+
+// readNotice moves an own message on by what the server reports.
+func (b *Brain) readNotice(tx Tx, s *self, n *wire.Notice, got *arrivals) error {
+	var changed bool
+	var err error
+	switch n.Kind {
+	case wire.NoticeDelayed:
+		changed, err = advance(tx, s, n.ID, StateAtServer, "", true)
+	case wire.NoticeUndeliverable:
+		// outcome_unknown included: a receipt that comes later corrects it.
+		changed, err = advance(tx, s, n.ID, StateFailed, n.Code, false)
+	}
+	got.shown = got.shown || changed
+	return err
+}
+
+// reasons that an envelope cannot be read. They never leave the device, but
+// stand in Message.Reason.
+const (
+	reasonMisrouted clearbox.Code = "misrouted"      // for somebody else, or its inside names somebody else
+	reasonSession   clearbox.Code = "no_session"     // the keys for it are gone
+	reasonDamaged   clearbox.Code = "not_authentic"  // altered on the way, or never encrypted for us
+	reasonFormat    clearbox.Code = "not_understood" // decrypted, and malformed
+)
+
+// readEnvelope decrypts and stores one envelope. Errors are the vault's;
+// whatever is wrong with the envelope becomes a line in the conversation, once.
+func (b *Brain) readEnvelope(tx Tx, s *self, env *clearbox.Envelope, got *arrivals) error {
+	if env.Recipient != s.User || env.Device != s.Device || env.Sender.IsZero() {
+		return b.unreadable(tx, s, env, reasonMisrouted, got)
+	}
+	if env.Type == clearbox.ContentPlaintext {
+		return nil // a decryption error: renewal is done by KindRenew, which is authenticated
+	}
+	plaintext, err := b.decrypt(tx, s, env, got)
+	var changed *ratchet.IdentityChangedError
+	var unknown *ratchet.UnknownPreKeyError
+	switch {
+	case err == nil:
+		return b.readContent(tx, s, env, plaintext, got)
+	case errors.As(err, &changed) && env.Type == clearbox.ContentPreKey && env.Sender != s.User:
+		return b.hold(tx, env, changed, got)
+	case errors.As(err, &changed):
+		return b.unreadable(tx, s, env, clearbox.CodeIdentityChanged, got)
+	case errors.Is(err, ratchet.ErrDuplicate):
+		return b.unreadable(tx, s, env, reasonSession, got) // unless the message is known, which is usual
+	case errors.Is(err, ratchet.ErrNoSession), errors.As(err, &unknown), errors.Is(err, ratchet.ErrKEMReused):
+		return b.unreadable(tx, s, env, reasonSession, got)
+	case readingFault(err):
+		return b.unreadable(tx, s, env, reasonDamaged, got)
+	case errors.Is(err, ratchet.ErrRecord):
+		// The session is of no use any more; mail must not wait behind it.
+		if err := tx.Delete(sessionKey(sessionsOf(tx, s, env.Sender).peer(env.SenderDevice))); err != nil {
+			return err
+		}
+		return b.unreadable(tx, s, env, reasonSession, got)
+	}
+	return err
+}
+
+// readingFault tells errors about a message from errors of the vault.
+func readingFault(err error) bool {
+	var version *ratchet.VersionError
+	for _, known := range []error{ratchet.ErrMalformed, ratchet.ErrMAC, ratchet.ErrJump, ratchet.ErrAddress, ratchet.ErrPostQuantum,
+		ratchet.ErrTooLong, ratchet.ErrAddressRange} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return errors.As(err, &version)
+}
+
+// decrypt opens env. The first message under new keys of a contact who was
+// never verified moves the pin, if it reads under them.
+func (b *Brain) decrypt(tx Tx, s *self, env *clearbox.Envelope, got *arrivals) ([]byte, error) {
+	store := sessionsOf(tx, s, env.Sender)
+	peer := store.peer(env.SenderDevice)
+	open := func() (*ratchet.Opened, error) {
+		return s.device.Decrypt(store, peer, ratchet.Type(env.Type), env.Content)
+	}
+	out, err := open()
+	var changed *ratchet.IdentityChangedError
+	if errors.As(err, &changed) && env.Type == clearbox.ContentPreKey && env.Sender != s.User {
+		c, loadErr := store.contact()
+		if loadErr != nil {
+			return nil, loadErr
+		}
+		if c.Trust == TrustVerified {
+			return nil, err
+		}
+		was := *c
+		if err := b.tryIdentity(tx, store, c, changed); err != nil {
+			return nil, err
+		}
+		if out, err = open(); err != nil {
+			if back := save(tx, contactKey(store.uuid), &was); back != nil {
+				return nil, back
+			}
+			return nil, err
+		}
+		// It did read: say so in the conversation.
+		if err := b.changeIdentity(tx, &was, pins{Identity: changed.Offered.Bytes()}); err != nil {
+			return nil, err
+		}
+		if err := save(tx, contactKey(store.uuid), &was); err != nil {
+			return nil, err
+		}
+		got.shown = true
+	}
+	if err != nil {
+		return nil, err
+	}
+	if out.Began {
+		got.keysUsed++
+	}
+	return out.Plaintext, nil
+}
+
+// tryIdentity pins the offered key for one attempt at reading.
+func (b *Brain) tryIdentity(tx Tx, store *sessions, c *contact, changed *ratchet.IdentityChangedError) error {
+	next := *c
+	next.pins = pins{Identity: changed.Offered.Bytes()}
+	return save(tx, contactKey(store.uuid), &next)
+}
+
+// held is an envelope that waits for a changed identity to be accepted.
+type held struct {
+	Envelope clearbox.Envelope `cbor:"1,keyasint"`
+}
+
+// hold keeps what a verified contact sent under new keys, unread.
+func (b *Brain) hold(tx Tx, env *clearbox.Envelope, changed *ratchet.IdentityChangedError, got *arrivals) error {
+	uuid := uuidOfUser(env.Sender)
+	c, err := load[contact](tx, contactKey(uuid))
+	if err != nil {
+		return err
+	}
+	if c == nil || c.Trust != TrustVerified {
+		return errors.New("an envelope was held without a verified contact")
+	}
+	if err := b.changeIdentity(tx, c, nextPins(c, changed)); err != nil {
+		return err
+	}
+	if err := save(tx, contactKey(uuid), c); err != nil {
+		return err
+	}
+	order, err := nextOrder(tx)
+	if err != nil {
+		return err
+	}
+	got.shown = true
+	return save(tx, heldKey(uuid, order), held{*env})
+}
+
+// nextPins keeps what is known already of keys that wait for acceptance.
+func nextPins(c *contact, changed *ratchet.IdentityChangedError) pins {
+	offered := changed.Offered.Bytes()
+	if c.Changed != nil && string(c.Changed.Identity) == string(offered) {
+		return *c.Changed
+	}
+	return pins{Identity: offered}
+}
+
+// readHeld reads what was held, after the keys were accepted.
+func (b *Brain) readHeld(tx Tx, s *self, user clearbox.UserID) error {
+	entries, err := tx.List(Range{Prefix: prefixHeld + uuidOfUser(user) + "/"})
+	if err != nil {
+		return err
+	}
+	var got arrivals
+	for _, e := range entries {
+		h, err := parse[held](e.Value)
+		if err != nil {
+			return err
+		}
+		if err := tx.Delete(e.Key); err != nil {
+			return err
+		}
+		if err := b.readEnvelope(tx, s, &h.Envelope, &got); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unreadable notes once that a message could not be decrypted. A message that
+// was read before needs no note: it merely came twice.
+func (b *Brain) unreadable(tx Tx, s *self, env *clearbox.Envelope, reason clearbox.Code, got *arrivals) error {
+	uuid := uuidOfUser(env.Sender)
+	known, err := optional(tx.Get(idKey(uuid, env.ID)))
+	if err != nil || known != nil {
+		return err
+	}
+	err = addMessage(tx, uuid, uuid, &Message{
+		ID: env.ID, Conversation: env.Sender, Sender: env.Sender, SenderDevice: env.SenderDevice,
+		Kind: MessageUndecryptable, Reason: reason, Sent: env.AcceptedAt, Stored: b.now(), State: StateReceived,
+	})
+	if err != nil {
+		return err
+	}
+	got.shown = true
+	if reason == reasonSession || reason == reasonDamaged {
+		return b.renew(tx, s, env, got)
+	}
+	return nil
+}
+
+// renew begins a new session with an accepted contact's device whose messages
+// can no longer be read, at most once an hour: the next message that we send
+// carries it, and theirs follow it. This one names what was lost.
+func (b *Brain) renew(tx Tx, s *self, env *clearbox.Envelope, got *arrivals) error {
+	store := sessionsOf(tx, s, env.Sender)
+	c, err := load[contact](tx, contactKey(store.uuid))
+	if err != nil || c == nil || !c.Accepted || c.Changed != nil || c.Renewed > b.now()-renewEvery {
+		return err
+	}
+	c.Renewed = b.now()
+	if err := save(tx, contactKey(store.uuid), c); err != nil {
+		return err
+	}
+	peer := store.peer(env.SenderDevice)
+	if record, err := store.Session(peer); err != nil {
+		return err
+	} else if record != nil {
+		if err := s.device.Archive(store, peer); err != nil {
+			return err
+		}
+	}
+	id, err := clearbox.NewMessageID(b.opts.Random)
+	if err != nil {
+		return err
+	}
+	order, err := nextOrder(tx)
+	if err != nil {
+		return err
+	}
+	got.queue = true
+	return b.enqueue(tx, s, order, &Content{Kind: KindRenew, ID: id, Sent: b.now(), To: env.Sender, Unread: []clearbox.MessageID{env.ID}})
+}
+
+// readContent stores what an envelope held.
+func (b *Brain) readContent(tx Tx, s *self, env *clearbox.Envelope, plaintext []byte, got *arrivals) error {
+	c, err := DecodeContent(plaintext)
+	if err != nil {
+		return b.unreadable(tx, s, env, reasonFormat, got)
+	}
+	// What is inside the encryption must agree with what the servers say: the
+	// sender, the id, and that it was meant for us.
+	own := env.Sender == s.User
+	if c.From != env.Sender || c.ID != env.ID || !own && c.To != s.User || own && c.To == s.User {
+		return b.unreadable(tx, s, env, reasonMisrouted, got)
+	}
+	senderUUID := uuidOfUser(env.Sender)
+	known, key, err := findMessage(tx, senderUUID, c.ID)
+	if err != nil {
+		return err
+	}
+	if known != nil && known.Kind != MessageUndecryptable {
+		return nil // a repeat: re-encryption under the same id is no new message
+	}
+	if !own {
+		if err := b.claimName(tx, s, env.Sender, c.Address, got); err != nil {
+			return err
+		}
+	}
+	if c.Kind == KindReceipt || c.Kind == KindRenew { // for a renewal the new session is all that it was for
+		for _, id := range c.Delivered {
+			moved, err := b.delivered(tx, s, env.Sender, id)
+			if err != nil {
+				return err
+			}
+			got.shown = got.shown || moved
+		}
+		if known != nil {
+			return nil
+		}
+		return save(tx, idKey(senderUUID, c.ID), place{UUID: senderUUID})
+	}
+	m := &Message{
+		ID: c.ID, Conversation: env.Sender, Sender: env.Sender, SenderDevice: env.SenderDevice,
+		Kind: MessageText, Text: c.Text, Sent: c.Sent, Stored: b.now(), State: StateReceived,
+	}
+	if !c.Kind.Known() {
+		m.Kind, m.Text = MessageUnsupported, ""
+	}
+	uuid := senderUUID
+	if own {
+		m.Conversation, m.Outgoing, m.State, uuid = c.To, true, StateAtServer, uuidOfUser(c.To)
+	}
+	got.shown = true
+	if known != nil { // it could not be read at first; now it takes its place
+		if err := tx.Delete(key); err != nil {
+			return err
+		}
+		if err := tx.Delete(newKey(known.Order)); err != nil {
+			return err
+		}
+	}
+	if err := addMessage(tx, uuid, senderUUID, m); err != nil || own {
+		return err
+	}
+	got.receipts = true
+	return tx.Put(receiptKey(uuid, c.ID), []byte{1})
+}
+
+// delivered takes a receipt for an own message, which only its recipient can give.
+func (b *Brain) delivered(tx Tx, s *self, from clearbox.UserID, id clearbox.MessageID) (bool, error) {
+	m, _, err := findMessage(tx, s.uuid, id)
+	if err != nil || m == nil || m.Conversation != from {
+		return false, err
+	}
+	return advance(tx, s, id, StateDelivered, "", false)
+}
+
+// claimName notes what a sender says they are called, to be confirmed.
+func (b *Brain) claimName(tx Tx, s *self, user clearbox.UserID, name string, got *arrivals) error {
+	store := sessionsOf(tx, s, user)
+	c, err := store.contact()
+	if err != nil || name == "" || c.Claimed == name || c.Address == name {
+		return err
+	}
+	if a, err := clearbox.ParseAddress(name); err != nil || a.Server != user.Server {
+		return nil // not a name that their server could confirm
+	}
+	c.Claimed = name
+	got.names = true
+	return save(tx, contactKey(store.uuid), c)
+}

@@ -1,0 +1,185 @@
+package core
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"github.com/clearbox-im/clearbox"
+)
+
+// The vault's keys. A person is named by the UUID of the service id, which is
+// a hash of uid@server; numbers are hexadecimal with leading zeros so that
+// order of keys is order of numbers.
+//
+//	account                     the account and this device
+//	tokens                      the session
+//	count/<name>                counters
+//	contact/<uuid>              contact
+//	addr/<name@server>          uid@server of who was found by that address
+//	session/<uuid>/<device>     ratchet record
+//	prekey/e|s|k/<id>           own private prekeys: one-time, signed, Kyber
+//	prekey/used/<...>           uses of last-resort prekeys
+//	prekey/state                ids and times of rotation
+//	msg/<uuid>/<order>          message in the conversation with uuid
+//	id/<uuid>/<message id>      where the message with that sender and id is
+//	new/<order>                 incoming messages not shown yet
+//	out/<uuid>/<order>          what is to be sent to uuid
+//	await/<message id>          own messages whose fate the server still knows better
+//	receipt/<uuid>/<message id> delivered receipts not yet sent
+//	held/<uuid>/<order>         envelopes waiting until a changed identity is accepted
+const (
+	keyAccount   = "account"
+	keyTokens    = "tokens"
+	keyPreKeys   = "prekey/state"
+	keySeq       = "count/seq"   // highest seq stored
+	keyOrder     = "count/order" // last order given
+	prefixMsg    = "msg/"
+	prefixID     = "id/"
+	prefixNew    = "new/"
+	prefixOut    = "out/"
+	prefixAwait  = "await/"
+	prefixHeld   = "held/"
+	prefixRcpt   = "receipt/"
+	prefixContac = "contact/"
+	prefixAddr   = "addr/"
+)
+
+func contactKey(uuid string) string { return prefixContac + uuid }
+func messageKey(uuid string, order uint64) string {
+	return fmt.Sprintf("%s%s/%016x", prefixMsg, uuid, order)
+}
+func outKey(uuid string, order uint64) string {
+	return fmt.Sprintf("%s%s/%016x", prefixOut, uuid, order)
+}
+func newKey(order uint64) string { return fmt.Sprintf("%s%016x", prefixNew, order) }
+func heldKey(uuid string, order uint64) string {
+	return fmt.Sprintf("%s%s/%016x", prefixHeld, uuid, order)
+}
+func idKey(uuid string, id clearbox.MessageID) string { return prefixID + uuid + "/" + id.String() }
+func receiptKey(uuid string, id clearbox.MessageID) string {
+	return prefixRcpt + uuid + "/" + id.String()
+}
+func awaitKey(id clearbox.MessageID) string { return prefixAwait + id.String() }
+
+// The CBOR modes are built once and never change.
+var (
+	recordOut = mustEncode()
+	recordIn  = mustDecode(cbor.ExtraDecErrorNone)
+)
+
+// mustEncode and mustDecode panic when options contradict each other, which is
+// a mistake in this file.
+func mustEncode() cbor.EncMode {
+	o := cbor.CoreDetEncOptions() // RFC 8949, 4.2.1
+	o.TextMarshaler = cbor.TextMarshalerTextString
+	m, err := o.EncMode()
+	if err != nil {
+		panic("core: " + err.Error())
+	}
+	return m
+}
+
+func mustDecode(extra cbor.ExtraDecErrorCond) cbor.DecMode {
+	m, err := cbor.DecOptions{
+		DupMapKey:         cbor.DupMapKeyEnforcedAPF,
+		IndefLength:       cbor.IndefLengthForbidden,
+		TagsMd:            cbor.TagsForbidden,
+		MaxNestedLevels:   8,
+		MaxArrayElements:  4096,
+		MaxMapPairs:       64,
+		UTF8:              cbor.UTF8RejectInvalid,
+		NaN:               cbor.NaNDecodeForbidden,
+		Inf:               cbor.InfDecodeForbidden,
+		TextUnmarshaler:   cbor.TextUnmarshalerTextString,
+		ExtraReturnErrors: extra,
+	}.DecMode()
+	if err != nil {
+		panic("core: " + err.Error())
+	}
+	return m
+}
+
+// load reads the record at key; nil if there is none.
+func load[T any](r Reader, key string) (*T, error) {
+	b, err := r.Get(key)
+	if errors.Is(err, ErrNoValue) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return parse[T](b)
+}
+
+func parse[T any](b []byte) (*T, error) {
+	v := new(T)
+	if err := recordIn.Unmarshal(b, v); err != nil {
+		return nil, fmt.Errorf("read a record of the vault: %w", err)
+	}
+	return v, nil
+}
+
+// save writes v at key.
+func save(tx Tx, key string, v any) error {
+	b, err := recordOut.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("write a record of the vault: %w", err)
+	}
+	return tx.Put(key, b)
+}
+
+// count reads a counter; 0 if there is none.
+func count(r Reader, key string) (uint64, error) {
+	b, err := r.Get(key)
+	if errors.Is(err, ErrNoValue) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if len(b) != 8 {
+		return 0, errors.New("a counter of the vault is malformed")
+	}
+	return binary.BigEndian.Uint64(b), nil
+}
+
+func setCount(tx Tx, key string, n uint64) error {
+	return tx.Put(key, binary.BigEndian.AppendUint64(nil, n))
+}
+
+// nextOrder gives the next number of the one local order of messages.
+func nextOrder(tx Tx) (uint64, error) {
+	n, err := count(tx, keyOrder)
+	if err != nil {
+		return 0, err
+	}
+	return n + 1, setCount(tx, keyOrder, n+1)
+}
+
+// heads gives, for a prefix whose keys go on with a UUID and a slash, each
+// UUID once, in order.
+func heads(r Reader, prefix string) ([]string, error) {
+	var out []string
+	after := ""
+	for {
+		entries, err := r.List(Range{Prefix: prefix, After: after, Limit: 1})
+		if err != nil || len(entries) == 0 {
+			return out, err
+		}
+		uuid := uuidOf(prefix, entries[0].Key)
+		out = append(out, uuid)
+		after = prefix + uuid + "/\xff"
+	}
+}
+
+// uuidOf cuts the UUID out of a key.
+func uuidOf(prefix, key string) string {
+	rest := key[len(prefix):]
+	if len(rest) < 36 {
+		return rest
+	}
+	return rest[:36]
+}

@@ -1,0 +1,348 @@
+package core
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/server/wire"
+)
+
+// How the brain reconnects.
+const (
+	backoffFirst = 500 * time.Millisecond
+	backoffMost  = time.Minute
+	steadyAfter  = 10 * time.Second // a connection that lasted so long starts the backoff anew
+	pollFor      = 10 * time.Minute // after which a polling brain tries the socket again
+)
+
+// Run keeps the brain connected until ctx ends: it receives, sends what is
+// queued, and tends keys. It reconnects by itself, with growing and jittered
+// pauses. It returns ctx's error, or one that waiting does not mend:
+// ErrNoAccount, ErrLoginRequired, ErrReplaced, ErrRolledBack, ErrRunning, or
+// one that wraps ErrVaultBroken. All its goroutines have ended then.
+func (b *Brain) Run(ctx context.Context) error {
+	if err := b.begin(); err != nil {
+		return err
+	}
+	defer b.end()
+	wait := backoffFirst
+	for {
+		start := b.opts.Now()
+		err := b.connect(ctx)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		b.setOnline(false, err)
+		if lasting(err) {
+			return err
+		}
+		if b.opts.Now().Sub(start) >= steadyAfter {
+			wait = backoffFirst
+		}
+		pause := b.spread(wait/2, wait)
+		wait = min(2*wait, backoffMost)
+		var draining *drainError
+		if errors.As(err, &draining) {
+			pause = draining.after + b.spread(0, time.Second)
+		}
+		if errors.Is(err, errTrySocket) {
+			pause = 0
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return ctx.Err()
+		}
+	}
+}
+
+// lasting tells errors that trying again does not mend.
+func lasting(err error) bool {
+	for _, e := range []error{ErrNoAccount, ErrLoginRequired, ErrReplaced, ErrRolledBack, ErrVaultBroken} {
+		if errors.Is(err, e) {
+			return true
+		}
+	}
+	return false
+}
+
+func (b *Brain) begin() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.running {
+		return ErrRunning
+	}
+	b.running = true
+	return nil
+}
+
+func (b *Brain) end() {
+	b.mu.Lock()
+	b.running, b.online = false, false
+	b.mu.Unlock()
+	b.changed()
+}
+
+func (b *Brain) setOnline(online bool, err error) {
+	b.mu.Lock()
+	b.online, b.lastErr = online, err
+	b.mu.Unlock()
+	b.changed()
+}
+
+// drainError: the server restarts.
+type drainError struct{ after time.Duration }
+
+func (e *drainError) Error() string { return "the server is restarting" }
+
+// errTrySocket ends a polling connection that has lasted long enough.
+var errTrySocket = errors.New("core: time to try the socket again")
+
+// open gives a link: the socket, or polling where there is none to be had.
+func (b *Brain) open(ctx context.Context, s *self) (link, bool, error) {
+	if b.opts.SyncOnly {
+		return b.poll(ctx, s.Device), true, nil
+	}
+	token, err := b.accessToken(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	stream, err := b.network.Open(ctx, token)
+	if code := clearbox.CodeOf(err); code == clearbox.CodeTokenExpired || code == clearbox.CodeUnauthorized {
+		if token, err = b.refreshToken(ctx, token); err != nil {
+			return nil, false, err
+		}
+		stream, err = b.network.Open(ctx, token)
+	}
+	switch {
+	case errors.Is(err, ErrNoSocket):
+		return b.poll(ctx, s.Device), true, nil
+	case err != nil:
+		return nil, false, err
+	}
+	return &socketLink{stream: stream}, false, nil
+}
+
+// Limits of one batch of received mail.
+const (
+	batchFrames = 256
+	batchBytes  = 2 << 20
+)
+
+// connect runs one connection until it ends; the error says why.
+func (b *Brain) connect(ctx context.Context) error {
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	l, polling, err := b.open(ctx, s)
+	if err != nil {
+		cancel()
+		return err
+	}
+	c := newConnection(b, l)
+	defer func() {
+		cancel()
+		l.close()
+		c.abandon()
+		c.wg.Wait()
+	}()
+	frames := make(chan []*wire.ServerFrame, 64) // lets a batch gather while the last one is stored
+	ended := make(chan error, 1)
+	c.wg.Go(func() {
+		for {
+			got, err := l.receive(ctx)
+			if err != nil {
+				ended <- err
+				close(frames)
+				return
+			}
+			select {
+			case frames <- got:
+			case <-ctx.Done():
+				ended <- ctx.Err()
+				close(frames)
+				return
+			}
+		}
+	})
+	var enough <-chan time.Time
+	if polling && !b.opts.SyncOnly {
+		timer := time.NewTimer(pollFor)
+		defer timer.Stop()
+		enough = timer.C
+	}
+	for {
+		select {
+		case got, ok := <-frames:
+			if !ok {
+				return closedReason(<-ended)
+			}
+			if err := c.take(ctx, got, frames); err != nil {
+				return err
+			}
+		case err := <-c.failed:
+			return err
+		case <-enough:
+			return errTrySocket
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// closedReason gives close codes that waiting does not mend their meaning.
+func closedReason(err error) error {
+	var closed *ClosedError
+	if errors.As(err, &closed) && closed.Code == wire.CloseReplaced {
+		return ErrReplaced
+	}
+	return err
+}
+
+// take handles frames in their order; mail that has come meanwhile joins the
+// batch, so that one sync to disk serves all of it.
+func (c *connection) take(ctx context.Context, got []*wire.ServerFrame, more <-chan []*wire.ServerFrame) error {
+	var mail []*wire.ServerFrame
+	size := 0
+	for {
+		for _, f := range got {
+			if f.Type != wire.FrameReceive {
+				if err := c.frame(ctx, f); err != nil {
+					return err
+				}
+				continue
+			}
+			if !c.welcomed {
+				return errors.New("the server sent mail before its welcome")
+			}
+			mail = append(mail, f)
+			if f.Envelope != nil {
+				size += len(f.Envelope.Content)
+			}
+		}
+		if len(mail) == 0 || len(mail) >= batchFrames || size >= batchBytes {
+			break
+		}
+		var ok bool
+		select {
+		case got, ok = <-more:
+			if ok {
+				continue
+			}
+		default:
+		}
+		break
+	}
+	if len(mail) == 0 {
+		return nil
+	}
+	stored, err := c.b.receive(ctx, mail)
+	if err != nil {
+		return err
+	}
+	// Only now that it is stored.
+	return c.link.send(ctx, &wire.ClientFrame{Type: wire.FrameAck, Seq: stored.upTo})
+}
+
+// frame handles everything but mail.
+func (c *connection) frame(ctx context.Context, f *wire.ServerFrame) error {
+	switch f.Type {
+	case wire.FrameWelcome:
+		return c.welcome(ctx, f)
+	case wire.FrameSent, wire.FrameError:
+		c.answer(f)
+	case wire.FrameStatus:
+		return c.b.status(ctx, f.ID, f.State)
+	case wire.FrameDrain:
+		return &drainError{time.Duration(f.RetryAfter) * time.Millisecond}
+	}
+	return nil
+}
+
+// welcome checks that the server has not seen more of this device's memory
+// than there is, and begins to send.
+func (c *connection) welcome(ctx context.Context, f *wire.ServerFrame) error {
+	if c.welcomed {
+		return errors.New("the server said welcome twice")
+	}
+	if err := c.b.checkAcked(ctx, f.Acked); err != nil {
+		return err
+	}
+	c.welcomed = true
+	c.b.setOnline(true, nil)
+	c.wg.Go(func() { c.dispatch(ctx) })
+	c.wg.Go(func() { c.receipts(ctx) })
+	c.wg.Go(func() { c.tasks(ctx) })
+	return nil
+}
+
+// checkAcked gives ErrRolledBack where the server remembers an acknowledgement
+// of mail that this vault never stored.
+func (b *Brain) checkAcked(ctx context.Context, acked int64) error {
+	return b.vault.View(ctx, func(r Reader) error {
+		seq, err := count(r, keySeq)
+		if err == nil && acked > int64(seq) {
+			err = ErrRolledBack
+		}
+		return err
+	})
+}
+
+// Drain fetches and stores everything that is in the mailbox now, without
+// staying connected, and returns when it was empty. It sends nothing.
+func (b *Brain) Drain(ctx context.Context) error {
+	if err := b.begin(); err != nil {
+		return err
+	}
+	defer b.end()
+	checked := false
+	for {
+		var seq uint64
+		err := b.vault.View(ctx, func(r Reader) (err error) {
+			seq, err = count(r, keySeq)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		var out wire.Sync
+		if err := b.call(ctx, "GET", syncPath(int64(seq), 0), nil, &out); err != nil {
+			return err
+		}
+		if !checked {
+			if err := b.checkAcked(ctx, out.Acked); err != nil {
+				return err
+			}
+			checked = true
+		}
+		var mail []*wire.ServerFrame
+		for i := range out.Events {
+			f := &out.Events[i]
+			switch f.Type {
+			case wire.FrameReceive:
+				mail = append(mail, f)
+			case wire.FrameStatus:
+				if err := b.status(ctx, f.ID, f.State); err != nil {
+					return err
+				}
+			}
+		}
+		if len(mail) == 0 && !out.More {
+			return nil
+		}
+		got, err := b.receive(ctx, mail)
+		if err != nil {
+			return err
+		}
+		if got.upTo <= int64(seq) && len(mail) > 0 {
+			return fmt.Errorf("the server repeats mail that was acknowledged")
+		}
+	}
+}

@@ -1,0 +1,263 @@
+package core
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/server/wire"
+)
+
+// How often the brain looks after things while it is connected.
+const (
+	statusEvery  = time.Minute
+	preKeysEvery = time.Hour
+)
+
+// receipts sends delivered receipts, collected for a moment.
+func (c *connection) receipts(ctx context.Context) {
+	for {
+		if err := c.b.flushReceipts(ctx); err != nil {
+			if ctx.Err() == nil {
+				c.fail(err)
+			}
+			return
+		}
+		select {
+		case <-c.b.receiptWake:
+		case <-ctx.Done():
+			return
+		}
+		timer := time.NewTimer(c.b.spread(c.b.opts.ReceiptDelay[0], c.b.opts.ReceiptDelay[1]))
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// maxUnsentReceipts is how many receipts are kept for somebody who was not
+// accepted; they are sent if that changes.
+const maxUnsentReceipts = 1024
+
+// flushReceipts puts the receipts for accepted contacts into the queue.
+func (b *Brain) flushReceipts(ctx context.Context) error {
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	queued := false
+	err = b.vault.Update(ctx, func(tx Tx) error {
+		queued = false
+		people, err := heads(tx, prefixRcpt)
+		if err != nil {
+			return err
+		}
+		for _, uuid := range people {
+			did, err := b.flushReceiptsFor(tx, s, uuid)
+			if err != nil {
+				return err
+			}
+			queued = queued || did
+		}
+		return nil
+	})
+	if queued {
+		wake(b.queueWake)
+	}
+	return err
+}
+
+func (b *Brain) flushReceiptsFor(tx Tx, s *self, uuid string) (queued bool, err error) {
+	c, err := load[contact](tx, contactKey(uuid))
+	if err != nil || c == nil {
+		return false, err
+	}
+	waiting, err := tx.List(Range{Prefix: prefixRcpt + uuid + "/"})
+	if err != nil {
+		return false, err
+	}
+	send := c.Accepted && c.Changed == nil
+	if !send {
+		if len(waiting) <= maxUnsentReceipts {
+			return false, nil
+		}
+		waiting = waiting[maxUnsentReceipts:]
+	}
+	var ids []clearbox.MessageID
+	for i, e := range waiting {
+		if err := tx.Delete(e.Key); err != nil {
+			return false, err
+		}
+		id, err := clearbox.ParseMessageID(e.Key[strings.LastIndexByte(e.Key, '/')+1:])
+		if err != nil {
+			return false, err
+		}
+		ids = append(ids, id)
+		if send && (len(ids) == maxReceipts || i == len(waiting)-1) {
+			if err := b.enqueueReceipt(tx, s, c.User, ids); err != nil {
+				return false, err
+			}
+			ids = nil
+		}
+	}
+	return send, nil
+}
+
+func (b *Brain) enqueueReceipt(tx Tx, s *self, to clearbox.UserID, ids []clearbox.MessageID) error {
+	id, err := clearbox.NewMessageID(b.opts.Random)
+	if err != nil {
+		return err
+	}
+	order, err := nextOrder(tx)
+	if err != nil {
+		return err
+	}
+	return b.enqueue(tx, s, order, &Content{Kind: KindReceipt, ID: id, Sent: b.now(), To: to, Delivered: ids})
+}
+
+// tasks looks after keys, names and states with requests that may take their
+// time. What fails is tried again later.
+func (c *connection) tasks(ctx context.Context) {
+	statuses := time.NewTicker(statusEvery)
+	defer statuses.Stop()
+	preKeys := time.NewTicker(preKeysEvery)
+	defer preKeys.Stop()
+	run := func(task func(context.Context) error) {
+		if err := task(ctx); err != nil && ctx.Err() == nil && lasting(err) {
+			c.fail(err)
+		}
+	}
+	run(c.b.tendPreKeys)
+	run(c.b.askStatuses)
+	run(c.b.confirmNames)
+	for ctx.Err() == nil {
+		select {
+		case <-statuses.C:
+			run(c.b.askStatuses)
+		case <-preKeys.C:
+			run(c.b.tendPreKeys)
+			run(c.b.confirmNames)
+		case <-c.b.tasksWake:
+			run(c.b.confirmNames)
+			if c.b.keysUsed.Load() >= preKeyLow {
+				c.b.keysUsed.Store(0)
+				run(c.b.tendPreKeys)
+			}
+		case <-ctx.Done():
+		}
+	}
+}
+
+// askStatuses learns what became of messages that are at the own server.
+func (b *Brain) askStatuses(ctx context.Context) error {
+	after := ""
+	for {
+		var query wire.StatusQuery
+		err := b.vault.View(ctx, func(r Reader) error {
+			entries, err := r.List(Range{Prefix: prefixAwait, After: after, Limit: wire.MaxStatusQuery})
+			for _, e := range entries {
+				id, err := clearbox.ParseMessageID(e.Key[len(prefixAwait):])
+				if err != nil {
+					return err
+				}
+				query.IDs = append(query.IDs, id)
+				after = e.Key
+			}
+			return err
+		})
+		if err != nil || len(query.IDs) == 0 {
+			return err
+		}
+		var out wire.Statuses
+		if err := b.call(ctx, "POST", "/messages/status", query, &out); err != nil {
+			return err
+		}
+		for _, st := range out.States {
+			if err := b.status(ctx, st.ID, st.State); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// status takes the server's word on an own message. That it was given up is
+// told with its reason by a notice, so it is not taken from here.
+func (b *Brain) status(ctx context.Context, id clearbox.MessageID, state wire.MessageState) error {
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	moved := false
+	switch state {
+	case wire.StateAtPeer:
+		err = b.vault.Update(ctx, func(tx Tx) error {
+			moved, err = advance(tx, s, id, StateAtPeer, "", false)
+			return err
+		})
+	case wire.StateDelayed:
+		err = b.vault.Update(ctx, func(tx Tx) error {
+			moved, err = advance(tx, s, id, StateAtServer, "", true)
+			return err
+		})
+	case wire.StateUnknown:
+		err = b.vault.Update(ctx, func(tx Tx) error { return tx.Delete(awaitKey(id)) })
+	}
+	if moved {
+		b.changed()
+	}
+	return err
+}
+
+// confirmNames asks servers whether their users are called what they say.
+func (b *Brain) confirmNames(ctx context.Context) error {
+	var claims []contact
+	err := b.vault.View(ctx, func(r Reader) error {
+		claims = nil
+		entries, err := r.List(Range{Prefix: prefixContac})
+		if err != nil {
+			return err
+		}
+		for _, e := range entries {
+			c, err := parse[contact](e.Value)
+			if err != nil {
+				return err
+			}
+			if c.Claimed != "" && len(claims) < 64 {
+				claims = append(claims, *c)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	var first error
+	for _, c := range claims {
+		var acc wire.Account
+		err := b.call(ctx, "GET", userPath(c.Claimed), nil, &acc)
+		if err == nil && acc.User == c.User {
+			_, err = b.adopt(ctx, &acc, c.Claimed)
+		}
+		if passing(clearbox.CodeOf(err)) {
+			if first == nil {
+				first = err
+			}
+			continue
+		}
+		claimed := c.Claimed
+		err = b.changeContact(ctx, c.User, func(_ Tx, _ *self, c *contact) error {
+			if c.Claimed == claimed {
+				c.Claimed = "" // confirmed, or not true
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return first
+}
