@@ -222,12 +222,12 @@ func (c *receivingChain) at(n uint32, limits Limits) ([32]byte, error) {
 
 // skip passes over gap messages and keeps the newest seeds.
 func (c *receivingChain) skip(gap uint32, limit int) {
-	fresh := min(int(gap), limit)
+	fresh := int(min(uint64(gap), uint64(limit)))
 	drop := max(0, len(c.kept)/keptSize+fresh-limit)
 	kept := make([]byte, 0, len(c.kept)+(fresh-drop)*keptSize)
 	kept = append(kept, c.kept[drop*keptSize:]...)
-	for left := int(gap); left > 0; left-- {
-		if left <= fresh {
+	for left := gap; left > 0; left-- {
+		if uint64(left) <= uint64(fresh) {
 			seed := hmac32(&c.key, 1)
 			kept = binary.BigEndian.AppendUint32(kept, c.counter)
 			kept = append(kept, seed[:]...)

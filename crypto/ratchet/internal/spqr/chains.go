@@ -6,8 +6,7 @@ import (
 	"fmt"
 )
 
-// Limits bound the work and the memory that a peer can cause. The zero value of
-// a field lifts that limit.
+// Limits bound the work and the memory that a peer can cause.
 type Limits struct {
 	Jump uint32 // keys that may be passed over by one message
 	Kept int    // passed-over keys kept in one chain
@@ -57,7 +56,7 @@ func (c *chain) at(n uint32, limits Limits) ([32]byte, error) {
 		return c.takeKept(n)
 	}
 	gap := n - c.counter
-	if limits.Jump != 0 && gap > limits.Jump {
+	if gap > limits.Jump {
 		return [32]byte{}, fmt.Errorf("%w: by %d", ErrJump, gap)
 	}
 	if gap > 1 {
@@ -68,12 +67,8 @@ func (c *chain) at(n uint32, limits Limits) ([32]byte, error) {
 
 // skipTo moves the chain to counter n and keeps the newest keys passed over.
 func (c *chain) skipTo(n uint32, limit int) {
-	gap := int(n - c.counter)
-	drop, fresh := 0, gap
-	if limit != 0 {
-		fresh = min(gap, limit)
-		drop = max(0, len(c.kept)/entrySize+fresh-limit)
-	}
+	fresh := int(min(uint64(n-c.counter), uint64(limit)))
+	drop := max(0, len(c.kept)/entrySize+fresh-limit)
 	kept := make([]byte, 0, len(c.kept)-drop*entrySize+fresh*entrySize)
 	kept = append(kept, c.kept[drop*entrySize:]...)
 	for c.counter < n {
