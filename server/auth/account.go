@@ -61,10 +61,10 @@ func (s *Service) ChangePassword(ctx context.Context, p Principal, c PasswordCha
 		_, err = s.start(tx, &n, p.UserNo, p.Device)
 		return err
 	})
+	s.Settle(ended, err)
 	if err != nil {
 		return Tokens{}, fmt.Errorf("change a password: %w", err)
 	}
-	s.Apply(ended)
 	return s.tokens(ctx, n, user)
 }
 
@@ -107,10 +107,10 @@ func (s *Service) Reset(ctx context.Context, code, password, client string) erro
 		ended.Sessions, err = tx.RevokeSessions(no, "")
 		return err
 	})
+	s.Settle(ended, err)
 	if err != nil {
 		return fmt.Errorf("reset a password: %w", err)
 	}
-	s.Apply(ended)
 	return nil
 }
 

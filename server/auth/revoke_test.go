@@ -393,3 +393,24 @@ func TestRunEndsWithItsContext(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// A logout that was stored although the database reported a failure holds at
+// once, not only when the token expires.
+func TestLogoutWhoseAnswerWasLost(t *testing.T) {
+	w := authtest.New(t, unlimited)
+	_, tokens := w.Join("alice")
+	p := w.Principal(tokens.Access)
+	w.Faults.Set(func(step storage.FaultStep, after bool, _ string) error {
+		if step == storage.FaultCommit && after {
+			return errors.New("boom")
+		}
+		return nil
+	})
+	if err := w.Auth.Logout(t.Context(), p); err == nil {
+		t.Fatal("a failure was reported as success")
+	}
+	w.Faults.Set(nil)
+	if _, err := w.Auth.Verify(t.Context(), tokens.Access); !errors.Is(err, auth.ErrTokenRevoked) {
+		t.Fatal(err)
+	}
+}

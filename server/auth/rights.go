@@ -9,7 +9,7 @@ import (
 )
 
 // The functions below are for server/admin, which runs them in the transaction
-// that holds the audit row, and calls Apply after its commit. They do not ask
+// that holds the audit row, and calls Settle with its outcome. They do not ask
 // who may do it. The transaction may run twice: assign what they return.
 
 // BanTx shuts a person out and ends every session.
@@ -38,7 +38,7 @@ func (s *Service) setState(tx *storage.Tx, userNo int64, from, to storage.UserSt
 	return tx.SetUserState(userNo, to)
 }
 
-// SetRoleTx changes a person's role. It holds from Apply on, in running sessions
+// SetRoleTx changes a person's role. It holds from Settle on, in running sessions
 // too.
 func (s *Service) SetRoleTx(tx *storage.Tx, userNo int64, role Role) (Revoked, error) {
 	if _, err := ParseRole(string(role)); err != nil {

@@ -178,8 +178,8 @@ func (s *Service) Notice() Notice { return s.o.Notice }
 // anything else; fn must not block and must not keep the slice.
 func (s *Service) OnRevoke(fn func(sessions []string)) { s.onRevoke = append(s.onRevoke, fn) }
 
-// Revoked is what a transaction ended. It takes effect with Apply, which the
-// caller owes after the commit.
+// Revoked is what a transaction ended. It takes effect with Settle, which the
+// caller owes after the update.
 type Revoked struct {
 	Sessions []string
 	changed  bool // rights changed: principals are read anew
@@ -202,6 +202,16 @@ func (s *Service) Apply(r Revoked) {
 	s.tickets.revoke(ended)
 	for _, fn := range s.onRevoke {
 		fn(r.Sessions)
+	}
+}
+
+// Settle is Apply after an update that ended with err. When the store failed it
+// is unknown whether the sessions ended, and what is in memory must not say that
+// they stand; those that do are found again in the store.
+func (s *Service) Settle(r Revoked, err error) {
+	switch clearbox.CodeOf(err) {
+	case "", clearbox.CodeInternal, clearbox.CodeUnavailable, clearbox.CodeStoreFull:
+		s.Apply(r)
 	}
 }
 

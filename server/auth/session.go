@@ -162,10 +162,10 @@ func (s *Service) begin(ctx context.Context, user storage.User, device clearbox.
 		ended.Sessions, err = s.start(tx, &n, user.No, device)
 		return err
 	})
+	s.Settle(ended, err)
 	if err != nil {
 		return Tokens{}, fmt.Errorf("begin a session: %w", err)
 	}
-	s.Apply(ended)
 	return s.tokens(ctx, n, user)
 }
 
@@ -290,10 +290,10 @@ func (s *Service) Refresh(ctx context.Context, token string) (Tokens, error) {
 		n.session, n.device, user = session, device, u
 		return s.prolong(tx, &n)
 	})
+	s.Settle(ended, err)
 	if err != nil {
 		return Tokens{}, fmt.Errorf("refresh a session: %w", err)
 	}
-	s.Apply(ended)
 	if refused != nil {
 		return Tokens{}, refused
 	}
@@ -322,9 +322,9 @@ func (s *Service) Logout(ctx context.Context, p Principal) error {
 		_, err := tx.RevokeSession(p.Session)
 		return err
 	})
+	s.Settle(Revoked{Sessions: []string{p.Session}}, err)
 	if err != nil {
 		return fmt.Errorf("log out: %w", err)
 	}
-	s.Apply(Revoked{Sessions: []string{p.Session}})
 	return nil
 }

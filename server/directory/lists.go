@@ -116,10 +116,10 @@ func (s *Service) PublishList(ctx context.Context, p auth.Principal, u ListUpdat
 		a, err = s.account(tx, user)
 		return err
 	})
+	s.auth.Settle(ended, err)
 	if err != nil {
 		return Account{}, fmt.Errorf("publish a device list: %w", err)
 	}
-	s.auth.Apply(ended)
 	return a, nil
 }
 
@@ -217,9 +217,9 @@ func (s *Service) RemoveDevice(ctx context.Context, p auth.Principal, id clearbo
 	if errors.Is(err, storage.ErrNotFound) {
 		return clearbox.Errorf(clearbox.CodeNotFound, "the account has no such device")
 	}
+	s.auth.Settle(ended, err)
 	if err != nil {
 		return fmt.Errorf("remove a device: %w", err)
 	}
-	s.auth.Apply(ended)
 	return nil
 }
