@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -365,4 +366,13 @@ func TestPublishListFails(t *testing.T) {
 			}
 		})
 	}
+}
+
+func contains(t *testing.T, file, what string) bool {
+	t.Helper()
+	raw, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return bytes.Contains(raw, []byte(what))
 }
