@@ -93,3 +93,22 @@ func AddressesOf(t Type, b []byte) ([]byte, error) {
 	}
 	return m.addresses, nil
 }
+
+// Lose makes n messages that nobody will see, in one step.
+func (d *Device) Lose(store Store, peer Address, n int) error {
+	c, err := d.begin(store, peer)
+	if err != nil {
+		return err
+	}
+	encoded, s, err := c.record.session(-1)
+	if err != nil {
+		return err
+	}
+	for range n {
+		if _, err := s.encrypt(d.Random, nil, nil); err != nil {
+			return err
+		}
+	}
+	c.setCurrent(s, len(encoded))
+	return c.apply()
+}

@@ -53,13 +53,9 @@ func TestFiveReceivingChainsLifted(t *testing.T) {
 
 func TestJump24999Passes25000Fails(t *testing.T) {
 	a, b := established(t)
-	var kept []letter
-	for i := range 25_001 {
-		l := a.send(b, "x")
-		if i == 0 || i >= 24_999 {
-			kept = append(kept, l)
-		}
-	}
+	kept := []letter{a.send(b, "0")}
+	a.lose(b, 24_998)
+	kept = append(kept, a.send(b, "24,999"), a.send(b, "25,000"))
 	b.refuse(a, kept[2], ratchet.ErrJump) // 25,000 passed over
 	afterRefusal := b.store.Clone()
 	b.read(a, kept[1]) // 24,999 passed over
@@ -77,9 +73,7 @@ func TestSelfSessionHasNoJumpLimit(t *testing.T) {
 	a.initiate(b, b.bundle(1, true, false))
 	b.read(a, a.send(b, "first"))
 	a.read(b, b.send(a, "answer"))
-	for range 25_000 {
-		a.send(b, "lost")
-	}
+	a.lose(b, 25_000)
 	b.read(a, a.send(b, "far ahead"))
 }
 
@@ -92,9 +86,7 @@ func TestSkipped2000KeysAreKept(t *testing.T) {
 			a, b := established(t)
 			first := a.send(b, "first skipped")
 			second := a.send(b, "second skipped")
-			for range c.gap - 2 {
-				a.send(b, "lost")
-			}
+			a.lose(b, c.gap-2)
 			b.read(a, a.send(b, "ahead"))
 			if c.want == nil {
 				b.read(a, first)
@@ -109,14 +101,10 @@ func TestSkipped2000KeysAreKept(t *testing.T) {
 func TestSkippedKeysAddUpTo2000(t *testing.T) {
 	a, b := established(t)
 	early := a.send(b, "early")
-	for range 1_500 {
-		a.send(b, "lost")
-	}
+	a.lose(b, 1_500)
 	b.read(a, a.send(b, "ahead"))
 	middle := a.send(b, "middle")
-	for range 1_500 {
-		a.send(b, "lost")
-	}
+	a.lose(b, 1_500)
 	b.read(a, a.send(b, "further ahead"))
 	b.refuse(a, early, ratchet.ErrDuplicate)
 	b.read(a, middle)

@@ -91,6 +91,14 @@ func (e *end) send(to *end, text string) letter {
 	return letter{c, text}
 }
 
+// lose sends n messages that never arrive.
+func (e *end) lose(to *end, n int) {
+	e.t.Helper()
+	if err := e.device.Lose(e.store, to.address(), n); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
 func (e *end) open(from *end, l letter) (*ratchet.Opened, error) {
 	return e.device.Decrypt(e.store, from.address(), l.Type, l.Body)
 }

@@ -95,7 +95,7 @@ func TestLossAndReordering(t *testing.T) {
 	choose := rand.New(rand.NewPCG(1, 2))
 	kinds := map[spqr.Kind]bool{}
 	var flying [2][]sent
-	for range 20_000 {
+	for range 8_000 {
 		from, to, queue := a, b, &flying[0]
 		if choose.IntN(2) == 0 {
 			from, to, queue = b, a, &flying[1]
