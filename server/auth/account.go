@@ -140,14 +140,14 @@ func (s *Service) Me(ctx context.Context, p Principal) (Account, error) {
 	}
 	return Account{
 		User: p.User, Handle: user.Handle, Role: Role(user.Role), Device: p.Device, Session: p.Session, Created: user.Created,
-		Notice: user.NoticeVersion, NoticeStale: user.NoticeVersion != s.o.Notice.Version,
+		Notice: user.NoticeVersion, NoticeStale: user.NoticeVersion != s.Notice().Version,
 	}, nil
 }
 
 // AcknowledgeNotice records that p has read the notice in force. It is
 // notice_required when ack is of another one.
 func (s *Service) AcknowledgeNotice(ctx context.Context, p Principal, ack NoticeAck) error {
-	if err := s.o.Notice.acknowledged(ack); err != nil {
+	if err := s.Notice().acknowledged(ack); err != nil {
 		return err
 	}
 	err := s.store.Update(ctx, func(tx *storage.Tx) error { return s.recordNotice(tx, p.UserNo) })
@@ -168,13 +168,13 @@ func (s *Service) SetConsent(ctx context.Context, p Principal, purpose Purpose, 
 		return Consent{}, clearbox.Errorf(clearbox.CodeBadRequest, "a language tag has at most 35 characters")
 	}
 	if granted {
-		if err := s.o.Notice.acknowledged(ack); err != nil {
+		if err := s.Notice().acknowledged(ack); err != nil {
 			return Consent{}, err
 		}
 	}
 	var c Consent
 	err := s.store.Update(ctx, func(tx *storage.Tx) error {
-		c = Consent{Purpose: purpose, Granted: granted, NoticeVersion: s.o.Notice.Version, At: tx.Now()}
+		c = Consent{Purpose: purpose, Granted: granted, NoticeVersion: s.Notice().Version, At: tx.Now()}
 		return s.recordConsent(tx, p.UserNo, purpose, granted, language)
 	})
 	if err != nil {
@@ -233,7 +233,7 @@ func (s *Service) consents(tx *storage.Tx, userNo int64) ([]Consent, error) {
 	for _, p := range Purposes() {
 		c := last[p]
 		given := c.Action == storage.ConsentGranted
-		current := c.NoticeVersion == s.o.Notice.Version
+		current := c.NoticeVersion == s.Notice().Version
 		all = append(all, Consent{Purpose: p, Granted: given && current, Stale: given && !current, NoticeVersion: c.NoticeVersion, At: c.At})
 	}
 	return all, nil
@@ -245,11 +245,11 @@ func (s *Service) recordConsent(tx *storage.Tx, userNo int64, p Purpose, granted
 		action = storage.ConsentGranted
 	}
 	return tx.PutConsent(userNo, storage.Consent{
-		Purpose: string(p), NoticeVersion: s.o.Notice.Version, NoticeHash: s.o.Notice.sum(), Language: language, Action: action, At: tx.Now(),
+		Purpose: string(p), NoticeVersion: s.Notice().Version, NoticeHash: s.Notice().sum(), Language: language, Action: action, At: tx.Now(),
 	})
 }
 
 // recordNotice notes that the notice in force was acknowledged.
 func (s *Service) recordNotice(tx *storage.Tx, userNo int64) error {
-	return tx.PutNoticeAck(userNo, s.o.Notice.Version, s.o.Notice.sum())
+	return tx.PutNoticeAck(userNo, s.Notice().Version, s.Notice().sum())
 }

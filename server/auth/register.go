@@ -57,7 +57,7 @@ func (s *Service) Register(ctx context.Context, r Registration) (Tokens, error) 
 	}
 	user := storage.User{
 		UID: r.UID, Key: key, Handle: r.Handle, Password: phc,
-		DeviceList: r.DeviceList, DevicesVersion: list.Version, NoticeVersion: s.o.Notice.Version,
+		DeviceList: r.DeviceList, DevicesVersion: list.Version, NoticeVersion: s.Notice().Version,
 	}
 	err = s.store.Update(ctx, func(tx *storage.Tx) error { return s.create(tx, r, list, &user, &n) })
 	if err != nil && !s.happened(ctx, r.UID, key) {
@@ -80,7 +80,7 @@ func (s *Service) checkRegistration(r *Registration) (*keys.DeviceList, error) {
 	if _, err := clearbox.ParseUID(string(r.UID)); err != nil {
 		return nil, atField(err, "/uid")
 	}
-	if err := s.o.Notice.acknowledged(r.Notice); err != nil {
+	if err := s.Notice().acknowledged(r.Notice); err != nil {
 		return nil, err
 	}
 	if len(r.Language) > 35 { // RFC 5646, 4.4.1
@@ -148,13 +148,13 @@ func atField(err error, field string) error {
 // learns whether a name is taken.
 func (s *Service) admission(tx *storage.Tx, r Registration) (Role, error) {
 	role := RoleMember
-	if r.Invite != "" || s.o.Registration != ModeOpen {
+	if r.Invite != "" || s.Mode() != ModeOpen {
 		invite, err := tx.InviteByHash(hashed(plainCode(r.Invite)))
 		if err != nil && !errors.Is(err, storage.ErrNotFound) {
 			return "", err
 		}
 		usable := err == nil && invite.Used == 0 && invite.Revoked == 0 && invite.Expires > tx.Now()
-		if !usable || s.o.Registration == ModeClosed && invite.For == "" {
+		if !usable || s.Mode() == ModeClosed && invite.For == "" {
 			return "", &clearbox.Error{Code: clearbox.CodeInviteInvalid, Text: "this invite is not valid, or no longer", Field: "/invite"}
 		}
 		if invite.For != "" && invite.For != r.Handle {

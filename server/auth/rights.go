@@ -83,7 +83,7 @@ func (s *Service) InviteTx(tx *storage.Tx, n NewInvite) (Invite, error) {
 	}
 	ttl := time.Duration(n.TTL) * time.Millisecond
 	if ttl <= 0 {
-		ttl = s.o.InviteTTL
+		ttl = s.rules.Load().inviteTTL
 	}
 	id, err := clearbox.NewUID(s.o.Random)
 	if err != nil {

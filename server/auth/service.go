@@ -59,6 +59,7 @@ type Service struct {
 	people PersonKeys
 	server clearbox.ServerName
 	o      Options
+	rules  atomic.Pointer[rules]
 
 	hasher    *hasher
 	byAccount *throttle.Buckets // nil: no limit
@@ -84,6 +85,7 @@ func New(store *storage.Store, people PersonKeys, server clearbox.ServerName, o 
 		verified: newVerifiedTokens(),
 		proofs:   proofs{used: make(map[[32]byte]time.Time)},
 	}
+	s.rules.Store(&rules{mode: o.Registration, inviteTTL: o.InviteTTL, notice: o.Notice})
 	if n := o.LoginsPerMinute; n > 0 {
 		s.byAccount = throttle.New(n, time.Minute/time.Duration(n), 50_000)
 		s.byClient = throttle.New(n, time.Minute/time.Duration(n), 50_000)
@@ -169,9 +171,6 @@ func (s *Service) sweep(ctx context.Context) {
 		s.o.Log.Error("ended sessions not deleted", "code", clearbox.CodeOf(err))
 	}
 }
-
-// Notice is the privacy notice in force.
-func (s *Service) Notice() Notice { return s.o.Notice }
 
 // OnRevoke registers fn to be told which sessions ended, right after that was
 // stored, so that it can close their sockets. It is called at assembly, before

@@ -48,6 +48,9 @@ type posted struct {
 
 // Accept implements federation.Acceptor.
 func (r *Router) Accept(ctx context.Context, peer clearbox.ServerName, txn *federation.Transaction) (*federation.Answer, error) {
+	if err := r.opts.Admit(); err != nil {
+		return nil, err
+	}
 	for try := 0; ; try++ {
 		op := &accept{r: r, peer: peer, txn: txn, result: make(chan error, 1)}
 		if err := op.prepare(ctx, try > 0); err != nil {

@@ -141,8 +141,8 @@ func (w *world) states(p auth.Principal, ids ...clearbox.MessageID) []delivery.S
 func TestOutboxSettlesPerVerdict(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	alice, bob := w.person("alice", 1, 2), w.stranger()
-	events := w.router.StatusEvents(alice.devices[0].UserNo)
-	defer events.Close()
+	events := make(chan delivery.State, 8)
+	defer w.router.OnState(alice.devices[0].UserNo, func(s delivery.State) { events <- s })()
 	lease, ids := w.outbox(alice.devices[0], bob, "one", "two", "three", "four")
 	if peer := <-w.nudged; peer != away {
 		t.Errorf("nudged %s", peer)
@@ -167,7 +167,7 @@ func TestOutboxSettlesPerVerdict(t *testing.T) {
 	if got := w.states(w.person("eve", 1).devices[0], ids...); slices.Contains(got, delivery.StatusAtPeer) {
 		t.Errorf("another person sees %v", got)
 	}
-	if e := <-events.C; e.ID != ids[0] || e.State != delivery.StatusAtPeer || e.Recipient != bob {
+	if e := <-events; e.ID != ids[0] || e.State != delivery.StatusAtPeer || e.Recipient != bob {
 		t.Errorf("event %+v", e)
 	}
 	for _, d := range alice.devices {

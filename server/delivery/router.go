@@ -49,6 +49,10 @@ type Options struct {
 	PeerQueueItems int64 // 500,000 per peer
 	PeerQueueBytes int64 // 1 GiB per peer
 
+	// Admit refuses new messages while there is no room for them; nil admits
+	// all. It must be cheap.
+	Admit func() error
+
 	// Nudge is called after a message for a peer is durable. It must not block.
 	Nudge func(peer clearbox.ServerName)
 }
@@ -67,6 +71,9 @@ func (o *Options) fill() {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Admit == nil {
+		o.Admit = func() error { return nil }
 	}
 	if o.Nudge == nil {
 		o.Nudge = func(clearbox.ServerName) {}
@@ -105,7 +112,7 @@ func New(store *storage.Store, keys Keys, dir *directory.Service, peers Peers, s
 	r := &Router{store: store, keys: keys, directory: dir, peers: peers, server: server, opts: o, refresh: make(chan refresh, 64)}
 	r.writes = newCommitter(store)
 	r.mailboxes.open = map[int64][]*Mailbox{}
-	r.watchers.byUser = map[int64][]*Watch{}
+	r.watchers.byUser = map[int64]map[*func(State)]struct{}{}
 	r.people.local = map[clearbox.UID]storage.Recipient{}
 	r.people.remote = map[clearbox.UserID]directory.Recipient{}
 	return r

@@ -95,6 +95,9 @@ func (r *Router) prepare(ctx context.Context, p auth.Principal, s Submission) (*
 	if err := s.check(); err != nil {
 		return nil, err
 	}
+	if err := r.opts.Admit(); err != nil {
+		return nil, err
+	}
 	op := &submit{r: r, userNo: p.UserNo, user: p.User, device: p.Device, sub: s, hash: s.bodyHash(), at: r.now()}
 	for i := range s.To {
 		to := &s.To[i]

@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"context"
-	"slices"
 	"sync"
 
 	"github.com/clearbox-im/clearbox"
@@ -41,48 +40,37 @@ func (r *Router) Status(ctx context.Context, p auth.Principal, ids []clearbox.Me
 	return out, nil
 }
 
-// Watch receives live states of one person's messages. They are news, not
-// truth: what does not fit into the channel is dropped, Status has it.
-type Watch struct {
-	C      chan State // capacity 256: a burst of one federation batch
-	r      *Router
-	userNo int64
-}
-
+// watchers are told live states of one person's messages. They are news, not
+// truth: what a watcher drops, Status has.
 type watchers struct {
 	mu     sync.RWMutex // guards byUser
-	byUser map[int64][]*Watch
+	byUser map[int64]map[*func(State)]struct{}
 }
 
-// StatusEvents opens a watch on the messages of a local person; Close it.
-func (r *Router) StatusEvents(userNo int64) *Watch {
-	w := &Watch{C: make(chan State, 256), r: r, userNo: userNo}
-	r.watchers.mu.Lock()
-	defer r.watchers.mu.Unlock()
-	r.watchers.byUser[userNo] = append(r.watchers.byUser[userNo], w)
-	return w
-}
-
-// Close ends the watch; its channel is left open and empty.
-func (w *Watch) Close() {
-	ws := &w.r.watchers
+// OnState has tell called with live states of a local person's messages until
+// stop is called. tell must not block.
+func (r *Router) OnState(userNo int64, tell func(State)) (stop func()) {
+	ws, key := &r.watchers, &tell
 	ws.mu.Lock()
 	defer ws.mu.Unlock()
-	list := slices.DeleteFunc(slices.Clone(ws.byUser[w.userNo]), func(o *Watch) bool { return o == w })
-	if len(list) == 0 {
-		delete(ws.byUser, w.userNo)
-	} else {
-		ws.byUser[w.userNo] = list
+	if ws.byUser[userNo] == nil {
+		ws.byUser[userNo] = map[*func(State)]struct{}{}
+	}
+	ws.byUser[userNo][key] = struct{}{}
+	return func() {
+		ws.mu.Lock()
+		defer ws.mu.Unlock()
+		delete(ws.byUser[userNo], key)
+		if len(ws.byUser[userNo]) == 0 {
+			delete(ws.byUser, userNo)
+		}
 	}
 }
 
 func (ws *watchers) tell(userNo int64, s State) {
 	ws.mu.RLock()
 	defer ws.mu.RUnlock()
-	for _, w := range ws.byUser[userNo] {
-		select {
-		case w.C <- s:
-		default:
-		}
+	for tell := range ws.byUser[userNo] {
+		(*tell)(s)
 	}
 }

@@ -1,0 +1,157 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/clearbox-im/clearbox/server/api"
+)
+
+// Run opens the listeners, serves until ctx ends, and then stops in reverse:
+// doors, sockets, senders, delivery, store. Requests that are under way get
+// server.drain_timeout to end. It returns nil after an orderly stop.
+func (s *Server) Run(ctx context.Context) error {
+	c := s.conf.get()
+	public, socket, err := s.listen()
+	if err != nil {
+		return errors.Join(err, s.Close())
+	}
+	clients := &http.Server{Handler: s.doors(), TLSConfig: s.certs.tlsConfig(c.TLS.Min), ErrorLog: quiet()}
+	api.ConfigureServer(clients)
+	admins := &http.Server{Handler: s.api.AdminHandler(), ErrorLog: quiet()}
+	api.ConfigureServer(admins)
+
+	failed := make(chan error, len(public)+8) // capacity: one for each goroutine below
+	var doors, federating, delivering group
+	report := func(err error) {
+		if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, http.ErrServerClosed) {
+			failed <- err
+		}
+	}
+	delivering.start(report, s.delivery.Run, s.disk.run)
+	federating.start(report, s.auth.Run)
+	if s.sender != nil {
+		federating.start(report, s.self.Run, s.client.Run, s.sender.Run)
+	}
+	doors.start(report, s.api.Run)
+	var serving sync.WaitGroup
+	for _, l := range public {
+		s.log.Info("listening", "address", l.Addr().String())
+		serving.Go(func() { report(clients.ServeTLS(l, "", "")) })
+	}
+	serving.Go(func() { report(admins.Serve(socket)) })
+	s.log.Info("ready", "server", string(c.Server.Name), "version", s.o.Version.Version)
+	if s.o.Started != nil {
+		s.o.Started()
+	}
+
+	var cause error
+	select {
+	case <-ctx.Done():
+		s.log.Info("stopping")
+	case cause = <-failed:
+		s.log.Error("stopping after a failure", "error", cause)
+	}
+	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.conf.get().Server.DrainTimeout)
+	defer cancel()
+	s.api.Drain(drain)
+	for _, h := range []*http.Server{clients, admins} {
+		if err := h.Shutdown(drain); err != nil {
+			h.Close()
+		}
+	}
+	serving.Wait()
+	doors.stop()
+	federating.stop()
+	delivering.stop()
+	if err := s.Close(); err != nil && cause == nil {
+		cause = fmt.Errorf("close the store: %w", err)
+	}
+	s.log.Info("stopped")
+	return cause
+}
+
+// group is goroutines that end together.
+type group struct {
+	cancel context.CancelFunc
+	ctx    context.Context
+	wg     sync.WaitGroup
+}
+
+func (g *group) start(report func(error), runs ...func(context.Context) error) {
+	if g.ctx == nil {
+		g.ctx, g.cancel = context.WithCancel(context.Background())
+	}
+	for _, run := range runs {
+		g.wg.Go(func() { report(run(g.ctx)) })
+	}
+}
+
+func (g *group) stop() {
+	if g.cancel != nil {
+		g.cancel()
+	}
+	g.wg.Wait()
+}
+
+// quiet drops what net/http says about single connections: it names addresses
+// and nobody can act on it.
+func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
+
+func (s *Server) listen() (public []net.Listener, socket net.Listener, err error) {
+	c := s.conf.get()
+	defer func() {
+		if err != nil {
+			for _, l := range public {
+				l.Close()
+			}
+		}
+	}()
+	for _, address := range c.Listen.Addresses {
+		l, err := s.o.Listen("tcp", address)
+		if err != nil {
+			return public, nil, fmt.Errorf("listen.addresses: cannot listen on %s: %w", address, err)
+		}
+		public = append(public, l)
+	}
+	path := c.AdminSocket()
+	if err := freeSocket(path); err != nil {
+		return public, nil, err
+	}
+	if socket, err = s.o.Listen("unix", path); err != nil {
+		return public, nil, fmt.Errorf("listen.admin_socket: cannot listen on %s: %w", path, err)
+	}
+	if _, isUnix := socket.(*net.UnixListener); isUnix {
+		if err := os.Chmod(path, 0o600); err != nil {
+			socket.Close()
+			return public, nil, fmt.Errorf("listen.admin_socket: %w", err)
+		}
+	}
+	return public, socket, nil
+}
+
+// freeSocket removes a socket that a killed process left behind. One that
+// somebody answers is left alone.
+func freeSocket(path string) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("listen.admin_socket: %w", err)
+	}
+	info, err := os.Lstat(path)
+	if err != nil || info.Mode()&os.ModeSocket == 0 {
+		return nil
+	}
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		conn.Close()
+		return fmt.Errorf("listen.admin_socket: %s is in use by another process", path)
+	}
+	return os.Remove(path)
+}

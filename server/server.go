@@ -1,0 +1,345 @@
+// Package server is responsible for putting a homeserver together from its
+// rooms, for starting them in order and for stopping them in reverse.
+//
+// It is not responsible for anything that a room does. Network, time and
+// randomness are handed in, so that a test can run several homeservers in one
+// process, on wires of its own and with a clock of its own.
+package server
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/federation"
+	"github.com/clearbox-im/clearbox/federation/transport"
+	"github.com/clearbox-im/clearbox/server/admin"
+	"github.com/clearbox-im/clearbox/server/api"
+	"github.com/clearbox-im/clearbox/server/archive"
+	"github.com/clearbox-im/clearbox/server/auth"
+	"github.com/clearbox-im/clearbox/server/config"
+	"github.com/clearbox-im/clearbox/server/delivery"
+	"github.com/clearbox-im/clearbox/server/directory"
+	"github.com/clearbox-im/clearbox/server/logging"
+	"github.com/clearbox-im/clearbox/server/peering"
+	"github.com/clearbox-im/clearbox/server/presence"
+	"github.com/clearbox-im/clearbox/server/wire"
+	"github.com/clearbox-im/clearbox/storage"
+	"github.com/clearbox-im/clearbox/storage/keystore"
+)
+
+// Options of New. Zero values mean the real network, clock and randomness.
+type Options struct {
+	Now    func() time.Time
+	Random io.Reader
+	Logs   *logging.Logs // discards if nil; Reload sets its level
+
+	Listen  func(network, address string) (net.Listener, error)               // net.Listen
+	Dial    func(ctx context.Context, network, addr string) (net.Conn, error) // to peers
+	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)      // of peers' hosts
+
+	Version wire.Version
+	// Started is called once when every listener is open.
+	Started func()
+	// Load reads the configuration again for POST /admin/reload; nil refuses.
+	Load func() (*config.Config, error)
+}
+
+// Server is a homeserver. New builds it, Run runs it once.
+type Server struct {
+	o     Options
+	log   *slog.Logger
+	conf  running
+	certs certificate
+
+	keys  *keystore.Keystore
+	store *storage.Store
+
+	auth      *auth.Service
+	directory *directory.Service
+	delivery  *delivery.Router
+	api       *api.API
+	table     *peering.Table
+	peering   *peering.Service
+	transport *transport.HTTP2
+	self      *federation.Self
+	client    *federation.Client
+	sender    *federation.Sender
+	inbox     *federation.Inbox
+	disk      disk
+	started   clearbox.Millis
+}
+
+// New opens the stores and builds every room. It starts nothing but the
+// store's writer; Run or Close ends that. The configuration is complete
+// (config.Load) and not changed afterwards.
+func New(ctx context.Context, c *config.Config, o Options) (_ *Server, err error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Random == nil {
+		o.Random = rand.Reader
+	}
+	if o.Listen == nil {
+		o.Listen = net.Listen
+	}
+	if o.Version.Go == "" {
+		o.Version.Go = runtime.Version()
+	}
+	s := &Server{o: o, log: slog.New(slog.DiscardHandler), started: clearbox.Millis(o.Now().UnixMilli())}
+	if o.Logs != nil {
+		s.log = o.Logs.Log()
+	}
+	s.conf.set(c)
+	defer func() {
+		if err != nil {
+			s.Close()
+		}
+	}()
+	if err := s.certs.load(c.TLS); err != nil {
+		return nil, err
+	}
+	if err := s.openStores(ctx, c); err != nil {
+		return nil, err
+	}
+	if err := s.buildRooms(ctx, c); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *Server) openStores(ctx context.Context, c *config.Config) error {
+	root, err := config.ReadKey(c.Keys.RootKeyFile)
+	if err != nil {
+		return fmt.Errorf("keys.root_key_file: %w", err)
+	}
+	if err := os.MkdirAll(c.Server.DataDir, 0o700); err != nil {
+		return fmt.Errorf("server.data_dir: %w", err)
+	}
+	if s.keys, err = keystore.Open(ctx, c.KeystorePath(), root[:], keystore.Options{Now: s.o.Now, Random: s.o.Random}); err != nil {
+		return fmt.Errorf("open the key store: %w", err)
+	}
+	s.store, err = storage.Open(ctx, storage.Options{
+		Path: c.DatabasePath(), Sealer: s.keys, Index: s.keys.Index, Now: s.o.Now, Random: s.o.Random, Log: s.log,
+		MailboxMails: orUnlimited(int64(c.Limits.MailboxEnvelopes)), MailboxBytes: orUnlimited(int64(c.Limits.MailboxSize)),
+	})
+	return err
+}
+
+// orUnlimited reads the configuration's 0, "off", for rooms whose 0 means
+// their default.
+func orUnlimited(n int64) int64 {
+	if n == 0 {
+		return math.MaxInt64
+	}
+	return n
+}
+
+// orNone is the same for rooms in which a negative number means no limit.
+func orNone(n int) int {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+func (s *Server) buildRooms(ctx context.Context, c *config.Config) error {
+	name := c.Server.Name
+	text, err := c.PrivacyNotice()
+	if err != nil {
+		return fmt.Errorf("notice: %w", err)
+	}
+	s.auth = auth.New(s.store, s.keys, name, auth.Options{
+		Now: s.o.Now, Random: s.o.Random, Log: s.log, Registration: auth.Mode(c.Registration.Mode), InviteTTL: c.Registration.InviteTTL,
+		Notice:    auth.NewNotice(c.Notice.Version, c.Notice.Language, text),
+		AccessTTL: c.Tokens.Access, RefreshTTL: c.Tokens.Refresh, TicketTTL: c.Tokens.Ticket,
+		Argon:     auth.Argon{MemoryKiB: uint32(c.Passwords.Memory / config.KiB), Iterations: uint32(c.Passwords.Iterations)},
+		ArgonGate: c.Passwords.Concurrency, LoginsPerMinute: orNone(c.Limits.AddressLoginsPerMinute),
+	})
+	if err := s.buildFederation(ctx, c); err != nil {
+		return err
+	}
+	dirs := directory.Options{Now: s.o.Now, Random: s.o.Random, Log: s.log}
+	if s.client != nil {
+		dirs.Remote = remote{s.client}
+	}
+	s.directory = directory.New(s.store, s.auth, name, dirs)
+	s.disk = disk{path: c.Server.DataDir, reserve: uint64(c.Limits.DiskReserve)}
+	s.delivery = delivery.New(s.store, s.keys, s.directory, routes{s}, name, delivery.Options{
+		Now: s.o.Now, Random: s.o.Random, Log: s.log, MailTTL: c.Retention.Undelivered, OutboxTTL: c.Retention.Outbox,
+		SubmissionTTL: c.Retention.Idempotency, DelayedAfter: c.Federation.DelayedAfter,
+		PeerQueueItems: orUnlimited(int64(c.Limits.PeerQueueItems)), PeerQueueBytes: orUnlimited(int64(c.Limits.PeerQueueSize)),
+		Admit: s.disk.admit, Nudge: s.nudge,
+	})
+	if s.client != nil {
+		s.buildExchange(c)
+	}
+	return s.buildDoors(c, text)
+}
+
+// buildFederation makes this server's identity towards peers and its client
+// side. In mode closed there is none of it.
+func (s *Server) buildFederation(ctx context.Context, c *config.Config) error {
+	if c.Federation.Mode == "closed" {
+		return nil
+	}
+	seed, err := config.ReadKey(c.Keys.IdentityKeyFile)
+	if err != nil {
+		return fmt.Errorf("keys.identity_key_file: %w", err)
+	}
+	roots, err := authorities(c.Federation.CAFile)
+	if err != nil {
+		return err
+	}
+	s.self, err = federation.OpenSelf(ctx, c.Server.Name, ed25519.NewKeyFromSeed(seed[:]), peering.SelfState{Store: s.store, Sealer: s.keys}, federation.SelfOptions{
+		Endpoints: []federation.Endpoint{{URL: c.PublicURL()}},
+		Legal:     federation.Legal{Controller: c.Organisation.Name, Country: c.Organisation.Country, Contact: c.Organisation.Contact},
+		Now:       s.o.Now, Random: s.o.Random, Log: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	if s.table, err = peering.OpenTable(ctx, s.store); err != nil {
+		return err
+	}
+	var listed []peering.Configured
+	for _, p := range c.Federation.Peers {
+		pin, err := hexPin(p.Pin)
+		if err != nil {
+			return fmt.Errorf("federation.peers: %s: %w", p.Server, err)
+		}
+		listed = append(listed, peering.Configured{Server: p.Server, Endpoints: p.Endpoints, Pin: pin, Country: p.Country, AllowPrivate: p.AllowPrivate})
+	}
+	if err := s.table.Configure(ctx, listed); err != nil {
+		return err
+	}
+	s.transport = transport.New(transport.Options{RootCAs: roots, Dial: s.o.Dial, Resolve: s.o.Resolve, Now: s.o.Now})
+	s.client = federation.NewClient(s.self, s.table, s.transport, federation.ClientOptions{Now: s.o.Now, Random: s.o.Random, Log: s.log})
+	return nil
+}
+
+// buildExchange makes what carries messages to and from peers.
+func (s *Server) buildExchange(c *config.Config) {
+	s.sender = federation.NewSender(s.client, s.delivery, federation.SenderOptions{Now: s.o.Now, Random: s.o.Random, Log: s.log})
+	s.peering = peering.New(s.table, s.self, s.client, peering.Options{Prober: s.transport, Queues: s.sender, Now: s.o.Now, Random: s.o.Random, Log: s.log})
+	s.inbox = federation.NewInbox(s.self, s.client, s.delivery, local{s.directory}, federation.InboxOptions{
+		Authorities: c.Authorities(), EnvelopesPerSecond: c.Limits.PeerEnvelopesPerSecond, BytesPerSecond: int(c.Limits.PeerBytesPerSecond),
+		Handshake: s.peering, Now: s.o.Now, Log: s.log,
+		Contact: func(peer clearbox.ServerName) {
+			s.client.Contact(peer)
+			s.sender.Wake(peer)
+		},
+	})
+}
+
+func (s *Server) buildDoors(c *config.Config, notice string) error {
+	deeds := admin.Options{
+		Now: s.o.Now, Log: s.log, PublicURL: c.PublicURL(), InviteTTL: c.Registration.InviteTTL, Mode: c.Federation.Mode,
+		Started: s.started, Version: s.o.Version, Ready: s.ready,
+	}
+	if s.peering != nil {
+		deeds.Peers, deeds.Retry = s.peering, s.peering.Retry
+		deeds.Identity = s.self.Document().IdentityKey()
+	}
+	if s.o.Load != nil {
+		deeds.Reload = func(context.Context) (wire.AdminReload, error) { return s.reloadFile() }
+	}
+	var proxies []netip.Prefix
+	for _, p := range c.Listen.TrustedProxies {
+		prefix, err := parsePrefix(p)
+		if err != nil {
+			return fmt.Errorf("listen.trusted_proxies: %w", err)
+		}
+		proxies = append(proxies, prefix)
+	}
+	s.api = api.New(c.Server.Name, api.Parts{
+		Auth: s.auth, Directory: s.directory, Router: s.delivery, Presence: presence.New(),
+		Mailbox:      func(p auth.Principal) api.Mailbox { return s.delivery.Mailbox(p) },
+		Archive:      archive.New(s.store, archive.Options{MaxItems: orUnlimited(int64(c.Limits.ArchiveItems)), MaxBytes: orUnlimited(int64(c.Limits.ArchiveSize))}),
+		Admin:        admin.New(s.store, s.auth, c.Server.Name, deeds),
+		StatusEvents: s.delivery.OnState,
+	}, api.Options{
+		Now: s.o.Now, Random: s.o.Random, Log: s.log, Version: s.o.Version, Registration: auth.Mode(c.Registration.Mode), TrustedProxies: proxies,
+		Checks: []api.Check{{Name: "store", Probe: s.store.Ping}, {Name: "disk", Probe: func(context.Context) error { return s.disk.admit() }}},
+		Limits: api.Limits{
+			SendsPerSecond: orNone(c.Limits.AccountMessagesPerSecond), RequestsPerSecond: orNone(c.Limits.AddressRequestsPerSecond),
+			Sockets: orNone(c.Limits.Connections),
+		},
+	})
+	return nil
+}
+
+// routes tells delivery which peers may be written to.
+type routes struct{ s *Server }
+
+func (r routes) Route(ctx context.Context, peer clearbox.ServerName) error {
+	if r.s.table == nil {
+		return clearbox.Errorf(clearbox.CodePeerBlocked, "this server exchanges no messages with other organisations")
+	}
+	p, err := r.s.table.Peer(ctx, peer)
+	if clearbox.CodeOf(err) == clearbox.CodeUnknownPeer || err == nil && p.State != federation.PeerActive {
+		return clearbox.Errorf(clearbox.CodePeerBlocked, "this server exchanges no messages with that organisation")
+	}
+	return err
+}
+
+func (s *Server) nudge(peer clearbox.ServerName) {
+	if s.sender != nil {
+		s.sender.Nudge(peer)
+	}
+}
+
+// doors sends requests of peers to federation and all others to clients' API.
+func (s *Server) doors() http.Handler {
+	clients := s.api.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == federation.PathWellKnown || strings.HasPrefix(r.URL.Path, "/fed/") {
+			if s.inbox == nil {
+				http.Error(w, "federation is closed", http.StatusNotFound)
+				return
+			}
+			s.inbox.ServeHTTP(w, r)
+			return
+		}
+		clients.ServeHTTP(w, r)
+	})
+}
+
+// ready is what /readyz and the admin page show of each dependency.
+func (s *Server) ready(ctx context.Context) []wire.ReadyCheck {
+	checks := []wire.ReadyCheck{{Name: "store", OK: true}, {Name: "disk", OK: true}}
+	for i, err := range []error{s.store.Ping(ctx), s.disk.admit()} {
+		if err != nil {
+			checks[i].OK, checks[i].Code = false, clearbox.CodeOf(err)
+		}
+	}
+	return checks
+}
+
+// Close gives the stores back when the server was built and not run.
+func (s *Server) Close() error {
+	var errs []error
+	if s.store != nil {
+		errs = append(errs, s.store.Close())
+	}
+	if s.keys != nil {
+		errs = append(errs, s.keys.Close())
+	}
+	if s.transport != nil {
+		s.transport.Close()
+	}
+	return errors.Join(errs...)
+}
