@@ -45,7 +45,7 @@ import (
 type Options struct {
 	Now    func() time.Time
 	Random io.Reader
-	Logs   *logging.Logs // discards if nil; Reload sets its level
+	Logs   *logging.Logs // discards if nil
 
 	Listen  func(network, address string) (net.Listener, error)               // net.Listen
 	Dial    func(ctx context.Context, network, addr string) (net.Conn, error) // to peers
@@ -54,8 +54,8 @@ type Options struct {
 	Version wire.Version
 	// Started is called once when every listener is open.
 	Started func()
-	// Load reads the configuration again for POST /admin/reload; nil refuses.
-	Load func() (*config.Config, error)
+	// Reload is what POST /admin/reload calls; nil refuses.
+	Reload func(context.Context) (wire.AdminReload, error)
 }
 
 // Server is a homeserver. New builds it, Run runs it once.
@@ -248,14 +248,11 @@ func (s *Server) buildExchange(c *config.Config) {
 func (s *Server) buildDoors(c *config.Config, notice string) error {
 	deeds := admin.Options{
 		Now: s.o.Now, Log: s.log, PublicURL: c.PublicURL(), InviteTTL: c.Registration.InviteTTL, Mode: c.Federation.Mode,
-		Started: s.started, Version: s.o.Version, Ready: s.ready,
+		Started: s.started, Version: s.o.Version, Ready: s.ready, Reload: s.o.Reload,
 	}
 	if s.peering != nil {
 		deeds.Peers, deeds.Retry = s.peering, s.peering.Retry
 		deeds.Identity = s.self.Document().IdentityKey()
-	}
-	if s.o.Load != nil {
-		deeds.Reload = func(context.Context) (wire.AdminReload, error) { return s.reloadFile() }
 	}
 	var proxies []netip.Prefix
 	for _, p := range c.Listen.TrustedProxies {
