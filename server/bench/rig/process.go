@@ -245,14 +245,14 @@ func (s *Server) end(sig os.Signal, patience time.Duration) bool {
 		return true
 	}
 	polite := true
-	s.cmd.Process.Signal(sig)
+	s.signal(sig)
 	timer := time.NewTimer(patience)
 	defer timer.Stop()
 	select {
 	case <-s.exited:
 	case <-timer.C:
 		polite = false
-		s.cmd.Process.Kill()
+		s.signal(syscall.SIGKILL)
 		<-s.exited
 	}
 	s.log.Close()
@@ -265,8 +265,23 @@ func (s *Server) Signal(sig os.Signal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.cmd != nil {
-		s.cmd.Process.Signal(sig)
+		s.signal(sig)
 	}
+}
+
+// signal reaches the server itself, also below a wrapper, which then ends.
+func (s *Server) signal(sig os.Signal) {
+	if len(s.Wrap) > 0 {
+		if children := tree(s.cmd.Process.Pid)[1:]; len(children) > 0 {
+			for _, pid := range children {
+				if p, err := os.FindProcess(pid); err == nil {
+					p.Signal(sig)
+				}
+			}
+			return
+		}
+	}
+	s.cmd.Process.Signal(sig)
 }
 
 // LogTail is the end of the server's output.
