@@ -120,7 +120,7 @@ func (n *node) open() {
 	t.Helper()
 	var err error
 	n.self, err = federation.OpenSelf(t.Context(), n.name, n.identity, n.selfBlob, federation.SelfOptions{
-		Endpoints: []federation.Endpoint{{URL: "https://" + string(n.name)}}, Now: n.now, Random: seeded{rand.New(rand.NewPCG(3, uint64(len(n.name))))},
+		Endpoints: []federation.Endpoint{{URL: "https://" + string(n.name)}}, Now: n.now, Random: seeded{rand.New(rand.NewPCG(3, uint64(n.name[0])))},
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -447,3 +447,5 @@ func (l *limited) Accept(ctx context.Context, peer clearbox.ServerName, txn *fed
 	}
 	return l.acceptor.Accept(ctx, peer, txn)
 }
+
+func rng(seed int64) *rand.Rand { return rand.New(rand.NewPCG(uint64(seed), 5)) }

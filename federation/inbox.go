@@ -154,7 +154,7 @@ func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 	ctx := r.Context()
 	origin, err := in.verifier.Origin(r)
 	if err != nil {
-		in.refused(w, r, "", err)
+		in.refused(w, "", err)
 		return
 	}
 	peer, err := in.peers.Peer(ctx, origin)
@@ -167,13 +167,12 @@ func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 		if clearbox.CodeOf(err) == clearbox.CodeUnknownKey {
 			in.client.refetchLater(origin)
 		}
-		in.refused(w, r, origin, err)
+		in.refused(w, origin, err)
 		return
 	}
-	a := &answerer{in: in, w: w, request: v.Signature}
+	a := &answerer{in: in, w: w, peer: origin, request: v.Signature}
 	switch {
 	case err != nil:
-		in.opts.Log.Info("federation request refused", "peer", string(origin), "code", string(clearbox.CodeOf(err)), "fault", faultOf(err))
 		a.refuse(err)
 		return
 	case peer.State != PeerActive:
@@ -231,7 +230,7 @@ func faultOf(err error) string {
 
 // refused answers a request whose signature was not established; nothing is
 // signed for it.
-func (in *Inbox) refused(w http.ResponseWriter, r *http.Request, origin clearbox.ServerName, err error) {
+func (in *Inbox) refused(w http.ResponseWriter, origin clearbox.ServerName, err error) {
 	in.opts.Log.Info("federation request refused", "peer", string(origin), "code", string(clearbox.CodeOf(err)), "fault", faultOf(err))
 	in.refuseUnsigned(w, &problem{Code: clearbox.CodeOf(err)})
 }
@@ -247,7 +246,8 @@ func (in *Inbox) refuseUnsigned(w http.ResponseWriter, p *problem) {
 type answerer struct {
 	in      *Inbox
 	w       http.ResponseWriter
-	request string
+	peer    clearbox.ServerName
+	request string // its Signature header
 }
 
 func (a *answerer) send(status int, contentType string, body []byte) {
@@ -261,6 +261,9 @@ func (a *answerer) send(status int, contentType string, body []byte) {
 
 func (a *answerer) refuse(err error) {
 	p := &problem{Code: clearbox.CodeOf(err)}
+	if f := faultOf(err); f != "" {
+		a.in.opts.Log.Info("federation request refused", "peer", string(a.peer), "code", string(p.Code), "fault", f)
+	}
 	var gap *GapError
 	var fast *tooFast
 	switch {

@@ -224,7 +224,7 @@ func (in *Inbox) servePeering(w http.ResponseWriter, r *http.Request) {
 	}
 	origin, err := in.verifier.Origin(r)
 	if err != nil {
-		in.refused(w, r, "", err)
+		in.refused(w, "", err)
 		return
 	}
 	if in.opts.Handshake == nil {
@@ -238,12 +238,12 @@ func (in *Inbox) servePeering(w http.ResponseWriter, r *http.Request) {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyBudget)) // not every writer can; the listener has its own
 	body, err := ReadBody(r, 2*MaxDocument)
 	if err != nil {
-		in.refused(w, r, origin, err)
+		in.refused(w, origin, err)
 		return
 	}
 	var q PeeringRequest
 	if err := decodeBody(body, &q); err != nil {
-		in.refused(w, r, origin, err)
+		in.refused(w, origin, err)
 		return
 	}
 	doc, err := ParseDocument(q.Document)
@@ -251,17 +251,17 @@ func (in *Inbox) servePeering(w http.ResponseWriter, r *http.Request) {
 		err = doc.Check(origin, [32]byte{}, in.opts.Now())
 	}
 	if err != nil {
-		in.refused(w, r, origin, err)
+		in.refused(w, origin, err)
 		return
 	}
 	now := in.opts.Now()
 	keys := func(kid string) (ed25519.PublicKey, bool) { return doc.FedSign(kid, now) }
 	v, err := in.verifier.Verify(r, origin, keys, now)
 	if err != nil && v == nil {
-		in.refused(w, r, origin, err)
+		in.refused(w, origin, err)
 		return
 	}
-	a := &answerer{in: in, w: w, request: v.Signature}
+	a := &answerer{in: in, w: w, peer: origin, request: v.Signature}
 	if err == nil {
 		err = in.opts.Handshake.Peering(r.Context(), doc, q.Secret)
 	}

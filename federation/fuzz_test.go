@@ -1,0 +1,133 @@
+package federation_test
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/federation"
+)
+
+func FuzzDocument(f *testing.F) {
+	f.Add(signed(f, document(5), identity(1)))
+	f.Add(signed(f, document(6), identity(2), identity(1)))
+	f.Add([]byte(`{"payload":"e30","signatures":[{}]}`))
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		d, err := federation.ParseDocument(raw)
+		if err != nil {
+			if d != nil {
+				t.Error("a document beside an error")
+			}
+			return
+		}
+		again, err := federation.ParseDocument(d.Signed())
+		if err != nil || again.Hash() != d.Hash() {
+			t.Errorf("parse, print, parse: %v", err)
+		}
+	})
+}
+
+func goldenTransaction(t testing.TB) []byte {
+	t.Helper()
+	o := newOutbox(0)
+	txn := &federation.Transaction{Stream: o.stream, Class: federation.ClassMessage, Fence: 3, FirstPos: 7}
+	for range 3 {
+		txn.Items = append(txn.Items, o.add("a.test", "b.test").item)
+	}
+	txn.Items = append(txn.Items, federation.Item{Void: true})
+	b, err := federation.EncodeTransaction(txn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func FuzzTransaction(f *testing.F) {
+	f.Add(goldenTransaction(f))
+	f.Add([]byte{0xa0})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		txn, err := federation.DecodeTransaction(raw)
+		if err != nil {
+			return
+		}
+		for i := range txn.Items {
+			if txn.Items[i].Refused != "" {
+				return // has no wire form
+			}
+		}
+		out, err := federation.EncodeTransaction(txn)
+		if err != nil {
+			return // the strict form may be longer than what came in
+		}
+		again, err := federation.DecodeTransaction(out)
+		if err != nil {
+			t.Fatalf("parse, print, parse: %v", err)
+		}
+		if out2, err := federation.EncodeTransaction(again); err != nil || !bytes.Equal(out, out2) {
+			t.Errorf("not stable: %v", err)
+		}
+	})
+}
+
+func FuzzAnswer(f *testing.F) {
+	b, err := federation.EncodeAnswer(&federation.Answer{Stream: make([]byte, 16), FirstPos: 1, AcceptedThrough: 2, Verdicts: []federation.Verdict{
+		{Code: federation.VerdictOK, DevicesVersion: 3}, {Code: federation.VerdictDeferred, Reason: clearbox.CodeMailboxFull, RetryAfter: time.Second},
+	}})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		a, err := federation.DecodeAnswer(raw)
+		if err != nil {
+			return
+		}
+		out, err := federation.EncodeAnswer(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := federation.DecodeAnswer(out); err != nil && len(out) <= federation.MaxAnswer {
+			t.Errorf("parse, print, parse: %v", err)
+		}
+	})
+}
+
+// FuzzSignatureHeaders looks for any pair of headers but the genuine one that
+// verifies.
+func FuzzSignatureHeaders(f *testing.F) {
+	body := []byte("body")
+	key := federation.SigningKey{KID: "fs-1", Private: identity(9)}
+	doc, err := federation.ParseDocument(signed(f, document(5), identity(1)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	genuine := httptest.NewRequest(http.MethodPost, "/fed/v1/txn", nil)
+	genuine.Host, genuine.URL.Host = "b.test", "b.test"
+	genuine.Header.Set("Content-Type", federation.TypeCBOR)
+	if _, err := federation.SignRequest(genuine, body, "a.test", "b.test", key, base, seeded{rng(3)}); err != nil {
+		f.Fatal(err)
+	}
+	input, sig := genuine.Header.Get("Signature-Input"), genuine.Header.Get("Signature")
+	f.Add(input, sig)
+	f.Add(input+`;alg="ed25519"`, sig)
+	f.Add(`cbfed=()`, `cbfed=:AA==:`)
+	f.Fuzz(func(t *testing.T, in, s string) {
+		v := &federation.Verifier{Server: "b.test", Authorities: []string{"b.test"}, Nonces: federation.NewNonces(0)}
+		r := genuine.Clone(t.Context())
+		r.Header.Set("Signature-Input", in)
+		r.Header.Set("Signature", s)
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		_, err := v.Verify(r, "a.test", func(kid string) (ed25519.PublicKey, bool) { return doc.FedSign(kid, base) }, base)
+		if err == nil && (in != input || s != sig) {
+			t.Errorf("accepted\n%q\n%q", in, s)
+		}
+		if err != nil && in == input && s == sig {
+			t.Errorf("the genuine headers: %v", err)
+		}
+	})
+}
