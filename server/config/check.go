@@ -28,7 +28,7 @@ func (p *parsing) problemAt(path, text, hint string) Problem {
 		return Problem{Where: o.Where, Key: path, Text: text, Hint: hint}
 	}
 	for at := path; at != ""; {
-		if pos, ok := p.values[at]; ok {
+		if pos, ok := p.values[at]; ok && at == path {
 			return p.src.at(pos, path, text, hint)
 		}
 		if pos, ok := p.names[at]; ok {
@@ -36,7 +36,7 @@ func (p *parsing) problemAt(path, text, hint string) Problem {
 		}
 		at = at[:max(0, strings.LastIndexAny(at, ".["))]
 	}
-	return p.src.at(position{}, path, text, hint)
+	return p.src.nowhere(path, text, hint)
 }
 
 func (p *parsing) warn(path, text, hint string) {
@@ -155,7 +155,7 @@ func (p *parsing) checkFederation() {
 		}
 		p.checkCountry(path+".country", peer.Country)
 		if peer.Pin != "" && (len(peer.Pin) != 64 || strings.Trim(peer.Pin, "0123456789abcdef") != "") {
-			p.report(path+".pin", "expected 64 lower-case hexadecimal digits", "the peer's admin sees it with `clearbox version --json` or `clearbox peer invite`")
+			p.report(path+".pin", "expected 64 lower-case hexadecimal digits", "the peer's admin sees it with `clearbox status`")
 		}
 		for j, e := range peer.Endpoints {
 			at := fmt.Sprintf("%s.endpoints[%d]", path, j)

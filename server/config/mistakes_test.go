@@ -96,7 +96,7 @@ func TestMistakes(t *testing.T) {
 		{name: "peers of text", text: "federation:\n  peers: [partner.example]\n", want: []string{`x:8:11: federation.peers[0]: a section holds lines such as key: value, found the text "partner.example"`}},
 		{name: "peer", text: "federation:\n  peers:\n  - server: chat.example.org\n    pin: ABC\n    county: DE\n  - country: de\n  - server: b.example\n    endpoints: [\"https://127.0.0.1\"]\n  - server: b.example\n", want: []string{
 			"x:9:13: federation.peers[0].server: is this server itself; remove the item",
-			"x:10:10: federation.peers[0].pin: expected 64 lower-case hexadecimal digits; the peer's admin sees it with `clearbox version --json` or `clearbox peer invite`",
+			"x:10:10: federation.peers[0].pin: expected 64 lower-case hexadecimal digits; the peer's admin sees it with `clearbox status`",
 			"x:11:5: federation.peers[0].county: unknown key; did you mean federation.peers[].country?",
 			"x:12:5: federation.peers[1].server: is required and missing; for example partner.example",
 			`x:12:14: federation.peers[1].country: expected a country as two capital letters, found "de"; for example AT`,

@@ -425,7 +425,8 @@ func (p *parsing) required() {
 		if section == k.Path {
 			if reflect.ValueOf(p.config).Elem().FieldByIndex(k.index).IsZero() && !p.bad[k.Path] {
 				parent := k.Path[:strings.LastIndexByte(k.Path, '.')]
-				p.wrong(p.names[parent], k.Path, "is required and missing", fmt.Sprintf("for example %s: %s", k.Path[len(parent)+1:], k.Example))
+				p.bad[k.Path] = true
+				p.add(p.problemAt(k.Path, "is required and missing", fmt.Sprintf("for example %s: %s", k.Path[len(parent)+1:], k.Example)))
 			}
 			continue
 		}

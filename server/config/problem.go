@@ -130,4 +130,10 @@ func (s source) at(p position, key, text, hint string) Problem {
 	return Problem{Where: s.name, Line: line, Column: column, Key: key, Text: text, Hint: hint, Excerpt: excerpt}
 }
 
+// nowhere makes a Problem about something that the file does not mention: it
+// points to its beginning and shows no line.
+func (s source) nowhere(key, text, hint string) Problem {
+	return Problem{Where: s.name, Line: 1, Column: 1, Key: key, Text: text, Hint: hint}
+}
+
 type position struct{ line, column int }

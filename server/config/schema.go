@@ -9,19 +9,20 @@ import (
 
 // Key describes one key of the configuration.
 type Key struct {
-	Path     string   // such as tokens.access; federation.peers[].pin for items of a list
-	Doc      string   // the comment of its field, lines joined
-	Kind     Kind     //
-	Default  string   // as it is written in YAML; empty when there is none
-	Example  string   // as it is written in YAML; empty when there is none
-	Enum     []string // allowed values, if listed
-	Later    []string // values that are not available yet
-	Min, Max string   // as written, or empty
-	Required bool     //
-	Reload   bool     // SIGHUP applies a change
-	File     bool     // a path, resolved against the folder of the configuration file
-	Secret   bool     // nobody else on the machine may read the file
-	Env      string   // the environment variable that overrides it; empty for lists of sections
+	Path     string   `json:"key"`                // such as tokens.access; federation.peers[].pin for items of a list
+	Doc      string   `json:"doc"`                // the comment of its field
+	Kind     Kind     `json:"kind"`               //
+	Default  string   `json:"default,omitempty"`  // as it is written in YAML; empty when there is none
+	Example  string   `json:"example,omitempty"`  // as it is written in YAML; empty when there is none
+	Enum     []string `json:"allowed,omitempty"`  // allowed values, if listed
+	Later    []string `json:"later,omitempty"`    // values that are not available yet
+	Min      string   `json:"min,omitempty"`      // as written
+	Max      string   `json:"max,omitempty"`      // as written
+	Required bool     `json:"required,omitempty"` //
+	Reload   bool     `json:"reload"`             // SIGHUP applies a change
+	File     bool     `json:"file,omitempty"`     // a path, resolved against the folder of the configuration file
+	Secret   bool     `json:"secret,omitempty"`   // nobody else on the machine may read the file
+	Env      string   `json:"env,omitempty"`      // the environment variable that overrides it; empty for lists of sections
 
 	index []int // of the field, from Config; for items of a list, from the item
 }

@@ -1,0 +1,309 @@
+package main
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/server/wire"
+)
+
+type peerCommands struct {
+	Invite  peerInvite  `cmd:"" help:"Make a token for the other server's administrator."`
+	Accept  peerAccept  `cmd:"" help:"Accept the token of the other server's administrator."`
+	List    peerList    `cmd:"" help:"List peers."`
+	Test    peerTest    `cmd:"" help:"Try the way to a peer, step by step."`
+	Suspend peerSuspend `cmd:"" help:"Stop all traffic with a peer for now."`
+	Resume  peerResume  `cmd:"" help:"End a suspension."`
+	Remove  peerRemove  `cmd:"" help:"End the peering; what waits is reported to its senders."`
+}
+
+type peerInvite struct {
+	Server       string `arg:"" help:"The peer's domain."`
+	Country      string `placeholder:"XX" help:"The country it is in, two letters (ISO 3166-1). Asked for if not given."`
+	Expires      string `placeholder:"72h" help:"How long the token is valid."`
+	AllowPrivate bool   `help:"Allow private and loopback addresses; for tests."`
+}
+
+func (c *peerInvite) Run(x *call) error {
+	ttl, err := seconds(c.Expires)
+	if err != nil {
+		return err
+	}
+	s, err := x.dial()
+	if err != nil {
+		return err
+	}
+	country, err := x.country(c.Country, c.Server)
+	if err != nil {
+		return err
+	}
+	var made wire.AdminPeerInvited
+	body := &wire.AdminPeerInvite{Server: clearbox.ServerName(c.Server), Country: country, TTL: ttl, AllowPrivate: c.AllowPrivate}
+	if err := s.do(http.MethodPost, "/admin/peers/invite", body, &made); err != nil {
+		return err
+	}
+	x.show(made, func() {
+		x.printf("Give this token to the administrator of %s, on a way that you trust; it is valid until %s, for one use:\n\n  %s\n\n", made.Server, when(made.Expires), made.Token)
+		x.printf("There: clearbox peer accept %s\nRead these words to each other; they are this server's:\n\n  %s\n", made.Token, strings.Join(made.Words, " "))
+	})
+	return nil
+}
+
+// country is the flag's value, or what the person answers.
+func (x *call) country(given, server string) (string, error) {
+	if given == "" {
+		whose := "the peer"
+		if server != "" {
+			whose = server
+		}
+		fmt.Fprintf(x.err, "In which country is %s (two letters, such as AT)? ", whose)
+		line, err := bufio.NewReader(io.LimitReader(x.in, 100)).ReadString('\n')
+		if given = strings.TrimSpace(line); given == "" {
+			fmt.Fprintln(x.err)
+			_ = err // whatever ended the input, there is no answer
+			return "", usage("the peer's country is needed: --country XX")
+		}
+	}
+	given = strings.ToUpper(given)
+	if len(given) != 2 || strings.Trim(given, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
+		return "", usage("%q is not a country of two letters, such as AT", given)
+	}
+	return given, nil
+}
+
+type peerAccept struct {
+	Token        string `arg:"" help:"The token."`
+	Country      string `placeholder:"XX" help:"The country the peer is in, two letters (ISO 3166-1). Asked for if not given."`
+	AllowPrivate bool   `help:"Allow private and loopback addresses; for tests."`
+}
+
+func (c *peerAccept) Run(x *call) error {
+	s, err := x.dial()
+	if err != nil {
+		return err
+	}
+	country, err := x.country(c.Country, "")
+	if err != nil {
+		return err
+	}
+	var made wire.AdminPeerAccepted
+	body := &wire.AdminPeerAccept{Token: c.Token, Country: country, AllowPrivate: c.AllowPrivate}
+	if err := s.do(http.MethodPost, "/admin/peers/accept", body, &made); err != nil {
+		return err
+	}
+	x.show(made, func() {
+		x.printf("%s is %s.\n\nRead these words to each other:\n  theirs: %s\n  ours:   %s\n\nIf they differ: clearbox peer remove %s\nThen: clearbox peer test %s\n",
+			made.Peer.Server, made.Peer.State, strings.Join(made.Peer.Words, " "), strings.Join(made.Own, " "), made.Peer.Server, made.Peer.Server)
+	})
+	return nil
+}
+
+type peerList struct{}
+
+func (c *peerList) Run(x *call) error {
+	s, err := x.dial()
+	if err != nil {
+		return err
+	}
+	var list wire.AdminPeers
+	if err := s.do(http.MethodGet, "/admin/peers", nil, &list); err != nil {
+		return err
+	}
+	x.show(list, func() {
+		rows := [][]string{{"SERVER", "STATE", "COUNTRY", "LAST SEEN", "PROBLEM", "WORDS"}}
+		for _, p := range list.Peers {
+			rows = append(rows, []string{string(p.Server), p.State, dash(p.Country), when(p.LastSeen), dash(string(p.LastError)), dash(strings.Join(p.Words, " "))})
+		}
+		x.table(rows)
+	})
+	return nil
+}
+
+type peerTest struct {
+	Server string `arg:"" help:"The peer's domain."`
+}
+
+func (c *peerTest) Run(x *call) error {
+	s, err := x.dial()
+	if err != nil {
+		return err
+	}
+	var t wire.AdminPeerTest
+	if err := s.do(http.MethodPost, "/admin/peers/"+segment(c.Server)+"/test", nil, &t); err != nil {
+		return err
+	}
+	x.show(t, func() {
+		for _, step := range t.Steps {
+			mark, text := "✓", step.Detail
+			if !step.OK {
+				mark = "✗"
+				text = strings.TrimSpace(string(step.Code) + " " + step.Detail)
+			}
+			x.printf("%s %-12s %5d ms  %s\n", mark, step.Name, step.Took, text)
+		}
+	})
+	if !t.OK {
+		return &failure{code: exitFailed, text: fmt.Sprintf("%s cannot be reached properly", t.Server), next: "clearbox doctor" + x.mention(), silent: x.global.JSON}
+	}
+	return nil
+}
+
+type peerSuspend struct {
+	Server string `arg:"" help:"The peer's domain."`
+}
+
+func (c *peerSuspend) Run(x *call) error {
+	return x.changePeer(c.Server, "suspend", "Traffic with %s is stopped. To go on: clearbox peer resume %[1]s\n")
+}
+
+type peerResume struct {
+	Server string `arg:"" help:"The peer's domain."`
+}
+
+func (c *peerResume) Run(x *call) error {
+	return x.changePeer(c.Server, "resume", "Traffic with %s goes on.\n")
+}
+
+func (x *call) changePeer(server, verb, done string) error {
+	s, err := x.dial()
+	if err != nil {
+		return err
+	}
+	var p wire.AdminPeer
+	if err := s.do(http.MethodPost, "/admin/peers/"+segment(server)+"/"+verb, nil, &p); err != nil {
+		return err
+	}
+	x.show(p, func() { x.printf(done, p.Server) })
+	return nil
+}
+
+type peerRemove struct {
+	Server string `arg:"" help:"The peer's domain."`
+}
+
+func (c *peerRemove) Run(x *call) error {
+	s, err := x.dial()
+	if err != nil {
+		return err
+	}
+	if err := s.do(http.MethodDelete, "/admin/peers/"+segment(c.Server), nil, nil); err != nil {
+		return err
+	}
+	x.show(map[string]string{"removed": c.Server}, func() {
+		x.printf("%s is no peer any more. What waited for it is reported to its senders.\n", c.Server)
+	})
+	return nil
+}
+
+type fedCommands struct {
+	Status fedStatus `cmd:"" help:"Show what waits for each peer."`
+	Retry  fedRetry  `cmd:"" help:"Try now, instead of when the backoff ends."`
+}
+
+type fedStatus struct{}
+
+func (c *fedStatus) Run(x *call) error {
+	s, err := x.dial()
+	if err != nil {
+		return err
+	}
+	var st wire.AdminFedStatus
+	if err := s.do(http.MethodGet, "/admin/fed/status", nil, &st); err != nil {
+		return err
+	}
+	x.show(st, func() {
+		x.printf("Federation: %s\n", st.Mode)
+		rows := [][]string{{"SERVER", "STATE", "QUEUED", "BYTES", "OLDEST", "FAILURES", "NEXT TRY", "PROBLEM"}}
+		for _, p := range st.Peers {
+			rows = append(rows, []string{string(p.Server), p.State, strconv.FormatInt(p.Queued, 10), strconv.FormatInt(p.Bytes, 10),
+				when(p.Oldest), strconv.Itoa(p.Failures), when(p.NextTry), dash(string(p.LastError))})
+		}
+		x.table(rows)
+	})
+	return nil
+}
+
+type fedRetry struct {
+	Server string `arg:"" optional:"" help:"The peer's domain; all peers if not given."`
+}
+
+func (c *fedRetry) Run(x *call) error {
+	s, err := x.dial()
+	if err != nil {
+		return err
+	}
+	var r wire.AdminFedRetried
+	if err := s.do(http.MethodPost, "/admin/fed/retry", &wire.AdminFedRetry{Server: clearbox.ServerName(c.Server)}, &r); err != nil {
+		return err
+	}
+	x.show(r, func() {
+		if len(r.Servers) == 0 {
+			x.printf("There is no peer to try.\n")
+		}
+		for _, name := range r.Servers {
+			x.printf("%s is tried now.\n", name)
+		}
+	})
+	return nil
+}
+
+type statusCommand struct{}
+
+func (c *statusCommand) Run(x *call) error {
+	s, err := x.dial()
+	if err != nil {
+		return err
+	}
+	var st wire.AdminStatus
+	if err := s.do(http.MethodGet, "/admin/status", nil, &st); err != nil {
+		return err
+	}
+	x.show(st, func() {
+		x.printf("server    %s, version %s, since %s (%s)\n", st.Server, st.Version.Version, when(st.Started),
+			(time.Duration(st.Now-st.Started) * time.Millisecond).Round(time.Second))
+		x.printf("accounts  %d\npeers     %d active, %d items waiting for them\n", st.Users, st.Peers, st.Queued)
+		for _, c := range st.Checks {
+			mark := "ok"
+			if !c.OK {
+				mark = string(c.Code)
+			}
+			x.printf("%-9s %s\n", c.Name, mark)
+		}
+		x.printf("words     %s\npin       %s\n", strings.Join(st.Words, " "), st.Pin)
+	})
+	if !st.Ready {
+		return &failure{code: exitFailed, text: "the server is not ready", next: "clearbox doctor" + x.mention(), silent: x.global.JSON}
+	}
+	return nil
+}
+
+type reloadCommand struct{}
+
+func (c *reloadCommand) Run(x *call) error {
+	s, err := x.dial()
+	if err != nil {
+		return err
+	}
+	var r wire.AdminReload
+	if err := s.do(http.MethodPost, "/admin/reload", nil, &r); err != nil {
+		return err
+	}
+	x.show(r, func() {
+		if len(r.Applied)+len(r.Restart) == 0 {
+			x.printf("Nothing has changed.\n")
+		}
+		for _, k := range r.Applied {
+			x.printf("%s is in force\n", k)
+		}
+		for _, k := range r.Restart {
+			x.printf("%s waits for a restart\n", k)
+		}
+	})
+	return nil
+}
