@@ -147,10 +147,11 @@ func (s *Service) Me(ctx context.Context, p Principal) (Account, error) {
 // AcknowledgeNotice records that p has read the notice in force. It is
 // notice_required when ack is of another one.
 func (s *Service) AcknowledgeNotice(ctx context.Context, p Principal, ack NoticeAck) error {
-	if err := s.Notice().acknowledged(ack); err != nil {
+	notice := s.Notice() // one and the same throughout, should a reload replace it
+	if err := notice.acknowledged(ack); err != nil {
 		return err
 	}
-	err := s.store.Update(ctx, func(tx *storage.Tx) error { return s.recordNotice(tx, p.UserNo) })
+	err := s.store.Update(ctx, func(tx *storage.Tx) error { return recordNotice(tx, p.UserNo, notice) })
 	if err != nil {
 		return fmt.Errorf("record an acknowledgement: %w", err)
 	}
@@ -167,15 +168,16 @@ func (s *Service) SetConsent(ctx context.Context, p Principal, purpose Purpose, 
 	if len(language) > 35 {
 		return Consent{}, clearbox.Errorf(clearbox.CodeBadRequest, "a language tag has at most 35 characters")
 	}
+	notice := s.Notice()
 	if granted {
-		if err := s.Notice().acknowledged(ack); err != nil {
+		if err := notice.acknowledged(ack); err != nil {
 			return Consent{}, err
 		}
 	}
 	var c Consent
 	err := s.store.Update(ctx, func(tx *storage.Tx) error {
-		c = Consent{Purpose: purpose, Granted: granted, NoticeVersion: s.Notice().Version, At: tx.Now()}
-		return s.recordConsent(tx, p.UserNo, purpose, granted, language)
+		c = Consent{Purpose: purpose, Granted: granted, NoticeVersion: notice.Version, At: tx.Now()}
+		return recordConsent(tx, p.UserNo, notice, purpose, granted, language)
 	})
 	if err != nil {
 		return Consent{}, fmt.Errorf("record a consent: %w", err)
@@ -229,27 +231,28 @@ func (s *Service) consents(tx *storage.Tx, userNo int64) ([]Consent, error) {
 	for _, c := range stored {
 		last[Purpose(c.Purpose)] = c
 	}
+	notice := s.Notice()
 	all := make([]Consent, 0, len(Purposes()))
 	for _, p := range Purposes() {
 		c := last[p]
 		given := c.Action == storage.ConsentGranted
-		current := c.NoticeVersion == s.Notice().Version
+		current := c.NoticeVersion == notice.Version
 		all = append(all, Consent{Purpose: p, Granted: given && current, Stale: given && !current, NoticeVersion: c.NoticeVersion, At: c.At})
 	}
 	return all, nil
 }
 
-func (s *Service) recordConsent(tx *storage.Tx, userNo int64, p Purpose, granted bool, language string) error {
+func recordConsent(tx *storage.Tx, userNo int64, notice Notice, p Purpose, granted bool, language string) error {
 	action := storage.ConsentWithdrawn
 	if granted {
 		action = storage.ConsentGranted
 	}
 	return tx.PutConsent(userNo, storage.Consent{
-		Purpose: string(p), NoticeVersion: s.Notice().Version, NoticeHash: s.Notice().sum(), Language: language, Action: action, At: tx.Now(),
+		Purpose: string(p), NoticeVersion: notice.Version, NoticeHash: notice.sum(), Language: language, Action: action, At: tx.Now(),
 	})
 }
 
-// recordNotice notes that the notice in force was acknowledged.
-func (s *Service) recordNotice(tx *storage.Tx, userNo int64) error {
-	return tx.PutNoticeAck(userNo, s.Notice().Version, s.Notice().sum())
+// recordNotice notes that notice was acknowledged.
+func recordNotice(tx *storage.Tx, userNo int64, notice Notice) error {
+	return tx.PutNoticeAck(userNo, notice.Version, notice.sum())
 }

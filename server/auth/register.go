@@ -28,7 +28,8 @@ func (s *Service) Register(ctx context.Context, r Registration) (Tokens, error) 
 	if err := s.limit(s.byClient, "register|"+r.Client); err != nil {
 		return Tokens{}, err
 	}
-	list, err := s.checkRegistration(&r)
+	notice := s.Notice() // one and the same throughout, should a reload replace it
+	list, err := s.checkRegistration(r, notice)
 	if err != nil {
 		return Tokens{}, err
 	}
@@ -57,9 +58,9 @@ func (s *Service) Register(ctx context.Context, r Registration) (Tokens, error) 
 	}
 	user := storage.User{
 		UID: r.UID, Key: key, Handle: r.Handle, Password: phc,
-		DeviceList: r.DeviceList, DevicesVersion: list.Version, NoticeVersion: s.Notice().Version,
+		DeviceList: r.DeviceList, DevicesVersion: list.Version, NoticeVersion: notice.Version,
 	}
-	err = s.store.Update(ctx, func(tx *storage.Tx) error { return s.create(tx, r, list, &user, &n) })
+	err = s.store.Update(ctx, func(tx *storage.Tx) error { return s.create(tx, r, notice, list, &user, &n) })
 	if err != nil && !s.happened(ctx, r.UID, key) {
 		return Tokens{}, fmt.Errorf("register: %w", err)
 	}
@@ -67,7 +68,7 @@ func (s *Service) Register(ctx context.Context, r Registration) (Tokens, error) 
 }
 
 // checkRegistration checks everything that needs no database and parses the list.
-func (s *Service) checkRegistration(r *Registration) (*keys.DeviceList, error) {
+func (s *Service) checkRegistration(r Registration, notice Notice) (*keys.DeviceList, error) {
 	refuse := func(field, text string) error {
 		return &clearbox.Error{Code: clearbox.CodeBadRequest, Text: text, Field: field}
 	}
@@ -80,7 +81,7 @@ func (s *Service) checkRegistration(r *Registration) (*keys.DeviceList, error) {
 	if _, err := clearbox.ParseUID(string(r.UID)); err != nil {
 		return nil, atField(err, "/uid")
 	}
-	if err := s.Notice().acknowledged(r.Notice); err != nil {
+	if err := notice.acknowledged(r.Notice); err != nil {
 		return nil, err
 	}
 	if len(r.Language) > 35 { // RFC 5646, 4.4.1
@@ -175,7 +176,7 @@ func errHandleTaken() error {
 }
 
 // create is the transaction of Register.
-func (s *Service) create(tx *storage.Tx, r Registration, list *keys.DeviceList, user *storage.User, n *newborn) error {
+func (s *Service) create(tx *storage.Tx, r Registration, notice Notice, list *keys.DeviceList, user *storage.User, n *newborn) error {
 	role, err := s.admission(tx, r)
 	if err != nil {
 		return err
@@ -207,11 +208,11 @@ func (s *Service) create(tx *storage.Tx, r Registration, list *keys.DeviceList, 
 	if err := r.Keys.Store(tx, device.No); err != nil {
 		return err
 	}
-	if err := s.recordNotice(tx, user.No); err != nil {
+	if err := recordNotice(tx, user.No, notice); err != nil {
 		return err
 	}
 	for _, p := range r.Consents {
-		if err := s.recordConsent(tx, user.No, p, true, r.Language); err != nil {
+		if err := recordConsent(tx, user.No, notice, p, true, r.Language); err != nil {
 			return err
 		}
 	}

@@ -339,3 +339,14 @@ func TestLoginProofIsTheOneOfTheWire(t *testing.T) {
 		}
 	}
 }
+
+func TestReconfigure(t *testing.T) {
+	w := authtest.New(t, unlimited)
+	alice := w.Person("alice").Registration(w.Invite(auth.NewInvite{}).Code)
+	w.Auth.Reconfigure(auth.ModeOpen, 0, auth.NewNotice("2", "en", "Another text."))
+	_, err := w.Auth.Register(t.Context(), alice)
+	wantCode(t, err, clearbox.CodeNoticeRequired)
+	if _, err := w.Auth.Register(t.Context(), w.Person("bob").Registration("")); err != nil {
+		t.Fatal(err)
+	}
+}
