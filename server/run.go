@@ -45,7 +45,7 @@ func (s *Server) Run(ctx context.Context) error {
 	doors.start(report, s.api.Run)
 	var serving sync.WaitGroup
 	for _, l := range public {
-		s.log.Info("listening", "address", l.Addr().String())
+		s.log.Info("listening", "port", portOf(l.Addr()))
 		serving.Go(func() { report(clients.ServeTLS(l, "", "")) })
 	}
 	serving.Go(func() { report(admins.Serve(socket)) })
@@ -78,6 +78,15 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	s.log.Info("stopped")
 	return cause
+}
+
+// portOf is all that the log may show of an address.
+func portOf(a net.Addr) string {
+	_, port, err := net.SplitHostPort(a.String())
+	if err != nil {
+		return ""
+	}
+	return port
 }
 
 // group is goroutines that end together.

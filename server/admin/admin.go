@@ -14,6 +14,8 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
+	"runtime"
 	"strconv"
 	"time"
 
@@ -98,6 +100,7 @@ func (s *Service) Status(ctx context.Context, a Actor) (wire.AdminStatus, error)
 	st := wire.AdminStatus{
 		Server: s.server, Version: s.o.Version, Started: s.o.Started, Now: clearbox.Millis(s.o.Now().UnixMilli()),
 		Words: []string{}, Ready: true, Checks: []wire.ReadyCheck{},
+		Goroutines: runtime.NumGoroutine(), OpenFiles: openFiles(),
 	}
 	if len(s.o.Identity) > 0 {
 		pin := sha256.Sum256(s.o.Identity)
@@ -134,6 +137,15 @@ func (s *Service) Status(ctx context.Context, a Actor) (wire.AdminStatus, error)
 		}
 	}
 	return st, nil
+}
+
+// openFiles counts this process's descriptors where /proc tells them.
+func openFiles() int {
+	list, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		return -1
+	}
+	return len(list) - 1 // without the one that reads the list
 }
 
 // Reload reads the configuration again. A configuration with mistakes changes

@@ -290,6 +290,9 @@ type AdminStatus struct {
 	Words   []string            `json:"words"`  // of the same
 	Ready   bool                `json:"ready"`
 	Checks  []ReadyCheck        `json:"checks"`
+
+	Goroutines int `json:"goroutines"` // of the process
+	OpenFiles  int `json:"open_files"` // descriptors of the process; -1 where it cannot be told
 }
 
 // AdminReload is the answer of POST /admin/reload.
