@@ -94,7 +94,7 @@ func (b *Brain) Register(ctx context.Context, r Registration) error {
 			return err
 		}
 	}
-	upload, err := b.makePreKeys(ctx, self, preKeyTarget, true)
+	upload, err := b.makePreKeys(ctx, self, b.preKeys, true)
 	if err != nil {
 		return err
 	}

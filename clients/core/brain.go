@@ -52,6 +52,7 @@ type Brain struct {
 	// tokenMu makes refreshing serial: a refresh token is good for one use.
 	tokenMu sync.Mutex
 
+	preKeys  int          // one-time prekeys of a kind at the server; preKeyTarget but in tests
 	keysUsed atomic.Int64 // own prekeys used since they were last counted
 
 	queueWake   chan struct{} // capacity 1: something may be ready to be sent
@@ -80,6 +81,7 @@ func New(ctx context.Context, vault Vault, network Network, opts Options) (*Brai
 		vault: vault, network: network, opts: opts,
 		watchers:    map[chan struct{}]struct{}{},
 		stopped:     map[string]bool{},
+		preKeys:     preKeyTarget,
 		queueWake:   make(chan struct{}, 1),
 		receiptWake: make(chan struct{}, 1),
 		tasksWake:   make(chan struct{}, 1),

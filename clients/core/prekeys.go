@@ -14,7 +14,7 @@ import (
 // How prekeys are kept.
 const (
 	preKeyTarget   = wire.MaxPreKeys     // one-time prekeys of a kind at the server
-	preKeyLow      = 25                  // below which more are uploaded
+	preKeyLow      = 4                   // more are uploaded when less than a quarter is left: 25
 	preKeyRotation = 7 * 24 * time.Hour  // of the signed and the last-resort prekey
 	preKeyGrace    = 60 * 24 * time.Hour // for which rotated ones are kept: longer than mail may wait
 	preKeyKept     = 1000                // private one-time prekeys of a kind; the oldest go
@@ -197,8 +197,8 @@ func (b *Brain) tendPreKeys(ctx context.Context) error {
 		return err
 	}
 	n := 0
-	if least := min(have.OneTime, have.OneTimeKEM); least < preKeyLow {
-		n = preKeyTarget - max(have.OneTime, have.OneTimeKEM)
+	if least := min(have.OneTime, have.OneTimeKEM); least < b.preKeys/preKeyLow {
+		n = b.preKeys - max(have.OneTime, have.OneTimeKEM)
 	}
 	if n <= 0 && !rotate {
 		return nil

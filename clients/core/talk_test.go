@@ -126,7 +126,7 @@ func TestLostAnswers(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			w, ada, bob := pair(t)
 			chance := mathrand.New(mathrand.NewPCG(1, 2))
-			w.fault = func(method, path string) string {
+			w.setFault(func(method, path string) string {
 				if strings.HasPrefix(path, "/auth/refresh") {
 					return "" // its lost answer ends the session, which another test shows
 				}
@@ -134,7 +134,7 @@ func TestLostAnswers(t *testing.T) {
 					return kind
 				}
 				return ""
-			}
+			})
 			bobContact := func() {
 				for range 10 {
 					if _, err := ada.brain.Contact(ctx, "bob@b.test"); err == nil {
@@ -168,7 +168,7 @@ func TestLostAnswers(t *testing.T) {
 func TestPolling(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, ada, bob := pair(t)
-		w.noSocket = true
+		w.setNoSocket(true)
 		ada.start()
 		bob.start()
 		var texts []string
@@ -184,7 +184,7 @@ func TestPolling(t *testing.T) {
 		if s := bob.state(id); s != core.StateDelivered {
 			t.Errorf("state %s", s)
 		}
-		w.noSocket = false // both find the socket again
+		w.setNoSocket(false) // both find the socket again
 		settle(15 * time.Minute)
 		ada.send(bob, "over the socket")
 		settle(10 * time.Second)
@@ -241,12 +241,12 @@ func TestOrderThroughRefusals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, ada, bob := pair(t)
 		n := 0
-		w.refuse = func(*wire.Submission) error {
+		w.setRefuse(func(*wire.Submission) error {
 			if n++; n%2 == 0 {
 				return refusal(clearbox.CodeRateLimited)
 			}
 			return nil
-		}
+		})
 		ada.start()
 		bob.start()
 		var texts []string
@@ -264,7 +264,7 @@ func TestOrderThroughRefusals(t *testing.T) {
 func TestRefusedForGood(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, ada, bob := pair(t)
-		w.refuse = func(*wire.Submission) error { return refusal(clearbox.CodePeerBlocked) }
+		w.setRefuse(func(*wire.Submission) error { return refusal(clearbox.CodePeerBlocked) })
 		ada.start()
 		id := ada.send(bob, "to nobody")
 		settle(10 * time.Second)
@@ -272,7 +272,7 @@ func TestRefusedForGood(t *testing.T) {
 		if err != nil || m.State != core.StateFailed || m.Reason != clearbox.CodePeerBlocked {
 			t.Errorf("%+v, %v", m, err)
 		}
-		w.refuse = nil
+		w.setRefuse(nil)
 		ada.send(bob, "again")
 		bob.start()
 		settle(10 * time.Second)
@@ -340,22 +340,25 @@ func TestRestoredVaultIsRefused(t *testing.T) {
 func TestMonthOffline(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
-		bob := newPerson(t, w, "bob@b.test").join()
+		bob := newPerson(t, w, "bob@b.test")
+		bob.preKeys = 0
+		bob.open()
+		bob.join()
 		var senders []*person
 		for i := range 20 {
-			p := newPerson(t, w, fmt.Sprintf("p%d@a.test", i)).join()
-			p.start()
-			senders = append(senders, p)
+			senders = append(senders, newPerson(t, w, fmt.Sprintf("p%d@a.test", i)).join())
 		}
 		const each = 25
 		for i := range each {
 			for _, p := range senders {
+				p.start()
 				p.send(bob, fmt.Sprint(i))
 			}
-			settle(29 * 24 * time.Hour / each)
-		}
-		for _, p := range senders {
-			p.stop()
+			settle(5 * time.Second)
+			for _, p := range senders {
+				p.stop()
+			}
+			time.Sleep(29 * 24 * time.Hour / each)
 		}
 		bob.start()
 		settle(time.Minute)

@@ -143,7 +143,7 @@ func (c *connection) tasks(ctx context.Context) {
 			run(c.b.confirmNames)
 		case <-c.b.tasksWake:
 			run(c.b.confirmNames)
-			if c.b.keysUsed.Load() >= preKeyLow {
+			if c.b.keysUsed.Load() >= int64(c.b.preKeys/preKeyLow) {
 				c.b.keysUsed.Store(0)
 				run(c.b.tendPreKeys)
 			}

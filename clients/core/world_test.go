@@ -39,7 +39,7 @@ type world struct {
 	// fault, if set, is asked for each request and each frame of a client:
 	// "lost" drops it on the way there, "unheard" the answer on the way back.
 	fault   func(method, path string) string
-	faultMu sync.Mutex // held while fault runs
+	faultMu sync.Mutex // guards fault, and what it uses
 	// noSocket makes every socket impossible.
 	noSocket bool
 	// refuse, if set, may refuse a submission.
@@ -146,6 +146,24 @@ func (n *network) Do(ctx context.Context, req core.Request) (core.Response, erro
 		}
 	}
 	return res, nil
+}
+
+func (w *world) setFault(fault func(method, path string) string) {
+	w.faultMu.Lock()
+	defer w.faultMu.Unlock()
+	w.fault = fault
+}
+
+func (w *world) setNoSocket(no bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.noSocket = no
+}
+
+func (w *world) setRefuse(refuse func(*wire.Submission) error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.refuse = refuse
 }
 
 func (w *world) strike(method, path string) string {
@@ -636,11 +654,11 @@ func (n *network) Open(ctx context.Context, token string) (core.Stream, error) {
 	if n.isAway() || w.strike("OPEN", "/ws") != "" {
 		return nil, errNet
 	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	if w.noSocket {
 		return nil, core.ErrNoSocket
 	}
-	w.mu.Lock()
-	defer w.mu.Unlock()
 	s := w.access[token]
 	switch {
 	case s == nil || s.revoked:
@@ -785,6 +803,8 @@ type person struct {
 	brain *core.Brain
 	user  clearbox.UserID
 
+	preKeys int // one-time prekeys of a kind; 0 is the product's number
+
 	cancel context.CancelFunc
 	ended  chan error
 }
@@ -797,7 +817,7 @@ func newPerson(t testing.TB, w *world, name string) *person {
 		t.Fatal(err)
 	}
 	p.net = &network{w: w, server: p.name.Server}
-	p.vault = p.store
+	p.vault, p.preKeys = p.store, 8
 	p.open()
 	return p
 }
@@ -808,6 +828,9 @@ func (p *person) open() {
 	brain, err := core.New(context.Background(), p.vault, p.net, p.opts)
 	if err != nil {
 		p.t.Fatal(err)
+	}
+	if p.preKeys > 0 {
+		core.SetPreKeys(brain, p.preKeys)
 	}
 	p.brain = brain
 }

@@ -1,0 +1,85 @@
+package core
+
+import (
+	"context"
+	"crypto/ed25519"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/keys"
+	"github.com/clearbox-im/clearbox/server/wire"
+)
+
+// SetPreKeys makes b keep fewer one-time prekeys than a product does: drawing
+// them takes most of a test's time.
+func SetPreKeys(b *Brain, n int) { b.preKeys = n }
+
+// RegisterAs is Register with a uid that is given: what an account looks like
+// that lost all of its keys and was set up again.
+func RegisterAs(b *Brain, ctx context.Context, r Registration, uid clearbox.UID) error {
+	s, err := b.newAccount(ctx, r)
+	if err != nil {
+		return err
+	}
+	a := s.account
+	a.User.UID = uid
+	list := *s.list
+	list.Account = a.User.String()
+	if a.List, err = list.Sign(s.root); err != nil {
+		return err
+	}
+	if s, err = b.parse(&a); err != nil {
+		return err
+	}
+	if err := b.vault.Update(ctx, func(tx Tx) error { return save(tx, keyAccount, &a) }); err != nil {
+		return err
+	}
+	b.setSelf(s)
+	return b.Register(ctx, r)
+}
+
+// Link puts another device of b's account into an empty vault and has b's
+// server list it.
+func Link(ctx context.Context, b *Brain, vault Vault, name string) error {
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	key, err := keys.NewSigningKey(b.opts.Random)
+	if err != nil {
+		return err
+	}
+	next := *s.list
+	now := int64(b.now())
+	next.Version, next.Issued = next.Version+1, now
+	id := next.NextID()
+	registration, err := newRegistrationID(b.opts.Random)
+	if err != nil {
+		return err
+	}
+	next.Devices = append(append([]keys.DeviceEntry(nil), next.Devices...), keys.DeviceEntry{
+		ID: id, Registration: registration, Key: key.Public().(ed25519.PublicKey), Added: now,
+	})
+	a := s.account
+	a.Device, a.DeviceName, a.Registration, a.DeviceKey = clearbox.DeviceID(id), name, registration, key.Seed()
+	if a.List, err = next.Sign(s.root); err != nil {
+		return err
+	}
+	if err := vault.Update(ctx, func(tx Tx) error { return save(tx, keyAccount, &a) }); err != nil {
+		return err
+	}
+	second, err := New(ctx, vault, b.network, b.opts)
+	if err != nil {
+		return err
+	}
+	own, err := second.me()
+	if err != nil {
+		return err
+	}
+	upload, err := second.makePreKeys(ctx, own, 10, true)
+	if err != nil {
+		return err
+	}
+	return b.call(ctx, "PUT", "/devices/list", wire.DeviceListUpload{
+		DeviceList: a.List, Added: []wire.AddedDevice{{Device: a.Device, Name: name, Keys: *upload}},
+	}, nil)
+}
