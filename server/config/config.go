@@ -157,31 +157,31 @@ type Retention struct {
 // Limits is the section "limits".
 type Limits struct {
 	// Envelopes waiting for one person.
-	MailboxEnvelopes int `config:"mailbox_envelopes" min:"0" max:"10000000" reload:"true"`
+	MailboxEnvelopes int `config:"mailbox_envelopes" min:"0" max:"10000000"`
 	// Bytes waiting for one person.
-	MailboxSize Size `config:"mailbox_size" min:"0B" max:"1TiB" reload:"true"`
+	MailboxSize Size `config:"mailbox_size" min:"0B" max:"1TiB"`
 	// Items waiting for one peer.
-	PeerQueueItems int `config:"peer_queue_items" min:"0" max:"100000000" reload:"true"`
+	PeerQueueItems int `config:"peer_queue_items" min:"0" max:"100000000"`
 	// Bytes waiting for one peer.
-	PeerQueueSize Size `config:"peer_queue_size" min:"0B" max:"1TiB" reload:"true"`
+	PeerQueueSize Size `config:"peer_queue_size" min:"0B" max:"1TiB"`
 	// Envelopes that one peer may bring in a second; five times as many in a burst.
-	PeerEnvelopesPerSecond int `config:"peer_envelopes_per_second" min:"0" max:"10000000" reload:"true"`
+	PeerEnvelopesPerSecond int `config:"peer_envelopes_per_second" min:"0" max:"10000000"`
 	// Bytes that one peer may bring in a second; five times as many in a burst.
-	PeerBytesPerSecond Size `config:"peer_bytes_per_second" min:"0B" max:"100GiB" reload:"true"`
+	PeerBytesPerSecond Size `config:"peer_bytes_per_second" min:"0B" max:"100GiB"`
 	// Messages that one account may send in a second; five times as many in a burst.
-	AccountMessagesPerSecond int `config:"account_messages_per_second" min:"0" max:"1000000" reload:"true"`
+	AccountMessagesPerSecond int `config:"account_messages_per_second" min:"0" max:"1000000"`
 	// Logins, registrations and resets from one network address in a minute.
-	AddressLoginsPerMinute int `config:"address_logins_per_minute" min:"0" max:"1000000" reload:"true"`
+	AddressLoginsPerMinute int `config:"address_logins_per_minute" min:"0" max:"1000000"`
 	// Requests from one network address in a second; five times as many in a burst.
-	AddressRequestsPerSecond int `config:"address_requests_per_second" min:"0" max:"1000000" reload:"true"`
+	AddressRequestsPerSecond int `config:"address_requests_per_second" min:"0" max:"1000000"`
 	// Open WebSockets.
-	Connections int `config:"connections" min:"0" max:"10000000" reload:"true"`
+	Connections int `config:"connections" min:"0" max:"10000000"`
 	// Items in one account's encrypted archive.
-	ArchiveItems int `config:"archive_items" min:"0" max:"100000000" reload:"true"`
+	ArchiveItems int `config:"archive_items" min:"0" max:"100000000"`
 	// Bytes in one account's encrypted archive.
-	ArchiveSize Size `config:"archive_size" min:"0B" max:"1TiB" reload:"true"`
+	ArchiveSize Size `config:"archive_size" min:"0B" max:"1TiB"`
 	// Free disk space below which nothing new is accepted.
-	DiskReserve Size `config:"disk_reserve" min:"0B" max:"1TiB" reload:"true"`
+	DiskReserve Size `config:"disk_reserve" min:"0B" max:"1TiB"`
 }
 
 // Federation is the section "federation".
@@ -197,7 +197,7 @@ type Federation struct {
 	// More certificate authorities that peers' certificates may come from, PEM.
 	CAFile string `config:"ca_file" path:"true" example:"tls/partners-ca.pem"`
 	// After this time without success the sender is told that a message is late.
-	DelayedAfter time.Duration `config:"delayed_after" min:"1s" max:"14d" reload:"true"`
+	DelayedAfter time.Duration `config:"delayed_after" min:"1s" max:"14d"`
 	// What is known about peers beforehand. Nothing is looked up for them.
 	Peers []Peer `config:"peers"`
 }

@@ -178,7 +178,7 @@ func TestDiffAndApplied(t *testing.T) {
 	new := mustParse(t, required+"log: {level: debug, format: json}\nlimits: {connections: 5}\nlisten: {addresses: [\":1\"]}\n", config.Options{}).Config
 	want := []config.Change{
 		{Key: "listen.addresses", Old: `[":443"]`, New: `[":1"]`},
-		{Key: "limits.connections", Old: "20000", New: "5", Reload: true},
+		{Key: "limits.connections", Old: "20000", New: "5"},
 		{Key: "log.format", Old: "text", New: "json"},
 		{Key: "log.level", Old: "info", New: "debug", Reload: true},
 	}
@@ -186,7 +186,7 @@ func TestDiffAndApplied(t *testing.T) {
 		t.Errorf("Diff = %+v, want %+v", got, want)
 	}
 	merged := config.Applied(old, new)
-	if merged.Log.Level != "debug" || merged.Log.Format != "text" || merged.Limits.Connections != 5 || merged.Listen.Addresses[0] != ":443" {
+	if merged.Log.Level != "debug" || merged.Log.Format != "text" || merged.Limits.Connections != 20000 || merged.Listen.Addresses[0] != ":443" {
 		t.Errorf("Applied = %+v", merged)
 	}
 	if old.Log.Level != "info" {

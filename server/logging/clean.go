@@ -50,8 +50,11 @@ func (l *Logs) clean(groups []string, a slog.Attr) slog.Attr {
 	case slog.KindBool, slog.KindInt64, slog.KindUint64, slog.KindFloat64, slog.KindDuration, slog.KindTime:
 		return a
 	case slog.KindString:
-		if c == opaque {
+		switch c {
+		case opaque:
 			return slog.String(a.Key, bounded(a.Value.String()))
+		case pseudonym:
+			return slog.String(a.Key, l.id(true, a.Value.String()))
 		}
 		return slog.String(a.Key, l.scrub(a.Value.String()))
 	}

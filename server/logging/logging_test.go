@@ -60,7 +60,7 @@ func TestCanary(t *testing.T) {
 			log := l.Log()
 			log.Info("name", "name", handle, "peer", address, "error", errors.New("no mailbox of "+canary+"@a.test"))
 			log.Info("to "+canary+"@a.test", "path", "/users/"+canary+"@a.test")
-			log.Info("secret keys", "password", canary, "token", canary, "authorization", canary, "body", canary, "handle", canary, "user", canary, "ticket", canary)
+			log.Info("secret keys", "password", canary, "token", canary, "authorization", canary, "body", canary, "handle", canary, "user", canary, "ticket", canary, "session", canary)
 			log.Info("unlisted", "whatever", canary)
 			log.Info("shapes", "error", struct{ S string }{canary}, "name", []string{canary}, "file", map[string]string{"x": canary}, "line", []byte(canary), "row", &struct{ S string }{canary})
 			log.Info("lazy", "name", talkative{canary})
