@@ -1,0 +1,207 @@
+// Package api is responsible for the doors of the homeserver that clients and
+// admins use: the HTTP routes, the WebSocket and the admin socket; for who may
+// use which (table.go), for the form of every answer and error (errors.go), and
+// for limits on size, rate and time.
+//
+// It is not responsible for what an operation does: that is auth, directory,
+// delivery, archive and admin. It holds no SQL and no keys, and takes the
+// caller from the handshake or the token, never from a body or a frame.
+package api
+
+import (
+	"context"
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/go-chi/chi/v5"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/server/admin"
+	"github.com/clearbox-im/clearbox/server/archive"
+	"github.com/clearbox-im/clearbox/server/auth"
+	"github.com/clearbox-im/clearbox/server/auth/throttle"
+	"github.com/clearbox-im/clearbox/server/delivery"
+	"github.com/clearbox-im/clearbox/server/directory"
+	"github.com/clearbox-im/clearbox/server/presence"
+	"github.com/clearbox-im/clearbox/server/wire"
+)
+
+// Router carries messages; *delivery.Router is one.
+type Router interface {
+	// SubmitAsync takes a submission over. The order of calls for one sender is
+	// the order of acceptance. done is called once, from any goroutine.
+	SubmitAsync(ctx context.Context, p auth.Principal, s delivery.Submission, done func(delivery.Receipt, error))
+	Status(ctx context.Context, p auth.Principal, ids []clearbox.MessageID) ([]delivery.State, error)
+}
+
+// Mailbox is one device's mail for one connection; *delivery.Mailbox is one.
+type Mailbox interface {
+	Read(ctx context.Context, after int64, limit, maxBytes int) ([]delivery.Delivery, error)
+	Ack(ctx context.Context, upTo int64) error
+	Acked(ctx context.Context) (int64, error)
+	Wake() <-chan struct{}
+	Close()
+}
+
+// A waker is a Mailbox that calls instead of filling its channel. It saves a
+// goroutine per idle socket. fn never blocks.
+type waker interface{ OnWake(fn func()) }
+
+// Parts are the rooms behind the doors. All but StatusEvents are required.
+type Parts struct {
+	Auth      *auth.Service
+	Directory *directory.Service
+	Router    Router
+	Mailbox   func(p auth.Principal) Mailbox // opens the mail of p's device
+	Archive   *archive.Service
+	Presence  *presence.Hub
+	Admin     *admin.Service
+
+	// StatusEvents tells live states of a person's messages, best effort. tell
+	// never blocks. It is opened when a socket sends for the first time.
+	StatusEvents func(userNo int64, tell func(delivery.State)) (stop func())
+}
+
+// Check is a dependency that /readyz names. Probe returns why it is not ready.
+type Check struct {
+	Name  string
+	Probe func(ctx context.Context) error
+}
+
+// Options of an API. Zero values mean the defaults named beside them.
+type Options struct {
+	Now    func() time.Time // time.Now
+	Random io.Reader        // crypto/rand.Reader; safe for concurrent use
+	Log    *slog.Logger     // discards
+
+	Version      wire.Version
+	Registration auth.Mode // as auth has it, for /.well-known/clearbox; invite
+
+	// Origins are scheme and host of web pages on other hosts that may open the
+	// socket, such as https://chat.example.org. The server's own always may.
+	Origins []string
+	// TrustedProxies may say where a request came from in X-Forwarded-For.
+	TrustedProxies []netip.Prefix
+	Checks         []Check
+	Limits         Limits
+}
+
+// Limits bound what callers may do. Zero means the default, negative none.
+type Limits struct {
+	SendsPerSecond    int // messages of one account, over REST and sockets together; 2,000, five times as many in a burst
+	RequestsPerSecond int // HTTP requests of one address; 500, five times as many in a burst
+	Sockets           int // open at a time; 20,000
+}
+
+func (o *Options) fill() {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Random == nil {
+		o.Random = rand.Reader
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Registration == "" {
+		o.Registration = auth.ModeInvite
+	}
+	def := func(n *int, v int) {
+		if *n == 0 {
+			*n = v
+		}
+	}
+	def(&o.Limits.SendsPerSecond, 2_000)
+	def(&o.Limits.RequestsPerSecond, 500)
+	def(&o.Limits.Sockets, 20_000)
+}
+
+// API answers clients and admins. It is safe for concurrent use.
+type API struct {
+	server clearbox.ServerName
+	parts  Parts
+	o      Options
+
+	mux       *chi.Mux
+	addresses addressKeys
+	requests  *throttle.Buckets // by address; nil: no limit
+	sends     *throttle.Buckets // by account; nil: no limit
+	watches   *throttle.Buckets // watch frames by account
+	sockets   *sockets
+	workers   *workers
+	draining  atomic.Bool
+	panics    atomic.Int64
+	polls     sync.WaitGroup // open long polls
+	stopping  chan struct{}  // closed when long polls must answer
+	stopOnce  sync.Once
+}
+
+// New makes an API; Run makes its sockets work. It registers with Auth for
+// revoked sessions, so it is called before Auth runs.
+func New(server clearbox.ServerName, parts Parts, o Options) *API {
+	o.fill()
+	a := &API{server: server, parts: parts, o: o, stopping: make(chan struct{})}
+	a.requests = buckets(o.Limits.RequestsPerSecond)
+	a.sends = buckets(o.Limits.SendsPerSecond)
+	a.watches = throttle.New(60, time.Second, 50_000)
+	a.sockets = newSockets()
+	a.workers = newWorkers()
+	a.mux = a.routes()
+	parts.Auth.OnRevoke(a.sockets.revoke)
+	return a
+}
+
+// buckets makes a limit of n a second with a burst of five times as many.
+func buckets(n int) *throttle.Buckets {
+	if n < 0 {
+		return nil
+	}
+	return throttle.New(5*n, time.Second/time.Duration(n), 50_000)
+}
+
+// Handler serves clients.
+func (a *API) Handler() http.Handler { return a.outer(a.mux, false) }
+
+// AdminHandler serves the Unix socket: whoever may open it is the local admin.
+// It has the admin routes and the public ones, no accounts.
+func (a *API) AdminHandler() http.Handler { return a.outer(a.mux, true) }
+
+// Panics tells how many handlers panicked. Tests fail when it is not zero.
+func (a *API) Panics() int64 { return a.panics.Load() }
+
+// Run pings sockets and looks after them until ctx ends; then it closes them
+// and returns when their goroutines have ended.
+func (a *API) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for slot := 0; ; slot++ {
+		select {
+		case <-tick.C:
+			a.tend(slot)
+		case <-ctx.Done():
+			a.stop()
+			a.sockets.closeAll(wire.CloseDraining)
+			a.sockets.wait()
+			a.polls.Wait()
+			a.workers.stop()
+			return nil
+		}
+	}
+}
+
+// Drain refuses new work, asks every client to come back later, spread over
+// the time until ctx's deadline (2 seconds without one), and returns when all
+// sockets are closed or ctx ends. What was submitted is answered first.
+func (a *API) Drain(ctx context.Context) {
+	a.draining.Store(true)
+	a.stop()
+	a.sockets.drain(ctx, a)
+}
+
+func (a *API) stop() { a.stopOnce.Do(func() { close(a.stopping) }) }

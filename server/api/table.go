@@ -1,0 +1,144 @@
+package api
+
+import (
+	"net/http"
+
+	"github.com/clearbox-im/clearbox/server/wire"
+)
+
+// class is what a caller is to the role table.
+type class int
+
+// The classes, the columns of the table.
+const (
+	byAnyone   class = iota // no token, or not asked for one
+	byNoDevice              // a session without a device, whatever its role
+	byMember
+	byModerator
+	byRights
+	byDPO
+	byAdmin
+	byLocal // the Unix socket of the machine's admin
+	classes
+)
+
+// grant says on whose things an operation may work.
+type grant uint8
+
+// The grants. A thing that is nobody's, such as the list of peers, is other.
+const (
+	none  grant = 0
+	own   grant = 1
+	other grant = 2
+	both  grant = own | other
+)
+
+// grants is one row of the role table: anonymous, noDevice, member, moderator,
+// rights, dpo, admin, local.
+type grants [classes]grant
+
+// operation is one route of the API.
+type operation struct {
+	method, path string
+	may          grants
+	maxBody      int64 // bytes; 0: no body is read
+	run          func(*call) error
+	// mine tells whether the object of the call is the caller's own; nil: it is
+	// own when the caller is known and other when not, and for admin routes other.
+	mine func(*call) (bool, error)
+}
+
+// operations is the whole API: every route, who may use it on whose things,
+// and how large a body it takes. The router enforces it and a test walks it.
+func operations() []operation {
+	var (
+		//               anon   nodev memb  mod   right dpo   admin local
+		public  = grants{other, both, both, both, both, both, both, both}
+		entry   = grants{other, both, both, both, both, both, both, none}
+		account = grants{none, own, own, own, own, own, own, none}
+		device  = grants{none, none, own, own, own, own, own, none}
+		people  = grants{none, none, both, both, both, both, both, none}
+		admins  = grants{none, none, none, none, none, none, both, both}
+		// Nobody does these to the own account, so that an admin remains.
+		moderators = grants{none, none, none, other, none, none, other, both}
+		governors  = grants{none, none, none, none, none, none, other, both}
+		doormen    = grants{none, none, none, both, none, none, both, both}
+		readers    = grants{none, none, none, both, both, both, both, both}
+		overseers  = grants{none, none, none, none, none, both, both, both}
+	)
+	const small, keys, send, history = wire.MaxBody, wire.MaxKeysBody, wire.MaxFrame, wire.MaxHistoryBody
+	const get, post, put, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete
+	return []operation{
+		{get, "/livez", public, 0, live, nil},
+		{get, "/readyz", public, 0, ready, nil},
+		{get, "/version", public, 0, version, nil},
+		{get, "/openapi.yaml", public, 0, openAPI, nil},
+		{get, "/.well-known/clearbox", public, 0, wellKnown, nil},
+		{get, "/.well-known/jwks.json", public, 0, jwks, nil},
+		{get, "/notice", public, 0, notice, nil},
+
+		{post, "/auth/register", entry, keys, register, nil},
+		{post, "/auth/login", entry, small, login, nil},
+		{post, "/auth/refresh", entry, small, refresh, nil},
+		{post, "/auth/reset", entry, small, reset, nil},
+		{post, "/auth/logout", account, 0, logout, nil},
+		{post, "/auth/password", account, small, changePassword, nil},
+		{post, "/auth/ticket", device, 0, ticket, nil},
+
+		{get, "/me", device, 0, me, nil},
+		{put, "/me/notice", device, small, acknowledge, nil},
+		{get, "/me/consents", device, 0, consents, nil},
+		{put, "/me/consents/{purpose}", device, small, grantConsent, nil},
+		{del, "/me/consents/{purpose}", device, 0, withdrawConsent, nil},
+
+		{get, "/devices", account, 0, devices, nil},
+		{put, "/devices/list", device, keys, publishDevices, nil},
+		{del, "/devices/{id}", account, 0, removeDevice, nil},
+		{put, "/keys", device, keys, uploadKeys, nil},
+		{get, "/keys/status", device, 0, keyStatus, nil},
+		{post, "/keys/claim", people, small, claimKeys, nil},
+		{get, "/users/{id}", people, 0, lookup, myself},
+
+		{post, "/messages/send", device, send, sendMessage, nil},
+		{post, "/messages/status", device, small, messageStatus, nil},
+		{get, "/messages/history", device, 0, readHistory, nil},
+		{post, "/messages/history", device, history, writeHistory, nil},
+		{del, "/messages/history", device, 0, deleteHistory, nil},
+		{get, "/sync", device, 0, syncMail, nil},
+		// The socket resolves its caller itself: the token may be in the URL.
+		{get, "/ws", public, 0, openSocket, nil},
+
+		{post, "/groups/create", public, 0, notYet, nil},
+		{get, "/groups", public, 0, notYet, nil},
+		{get, "/groups/{id}", public, 0, notYet, nil},
+		{del, "/groups/{id}", public, 0, notYet, nil},
+		{post, "/groups/{id}/members", public, 0, notYet, nil},
+		{del, "/groups/{id}/members/{user}", public, 0, notYet, nil},
+		{post, "/groups/{id}/leave", public, 0, notYet, nil},
+		{post, "/groups/{id}/send", public, 0, notYet, nil},
+		{get, "/gdpr/export", public, 0, notYet, nil},
+		{del, "/gdpr/delete", public, 0, notYet, nil},
+
+		{get, "/admin/status", overseers, 0, adminStatus, nil},
+		{get, "/admin/users", readers, 0, adminUsers, nil},
+		{post, "/admin/users", admins, small, adminCreateUser, nil},
+		{post, "/admin/users/{handle}/ban", moderators, small, adminBan, myHandle},
+		{post, "/admin/users/{handle}/unban", moderators, small, adminUnban, myHandle},
+		{post, "/admin/users/{handle}/role", governors, small, adminRole, myHandle},
+		{post, "/admin/users/{handle}/reset", governors, small, adminReset, myHandle},
+		{get, "/admin/invites", doormen, 0, adminInvites, nil},
+		{post, "/admin/invites", doormen, small, adminCreateInvite, nil},
+		{del, "/admin/invites/{id}", doormen, 0, adminRevokeInvite, nil},
+		{get, "/admin/peers", overseers, 0, adminPeers, nil},
+		{post, "/admin/peers/invite", admins, small, adminInvitePeer, nil},
+		{post, "/admin/peers/accept", admins, small, adminAcceptPeer, nil},
+		{post, "/admin/peers/{server}/test", admins, 0, adminTestPeer, nil},
+		{post, "/admin/peers/{server}/suspend", admins, 0, adminSuspendPeer, nil},
+		{post, "/admin/peers/{server}/resume", admins, 0, adminResumePeer, nil},
+		{del, "/admin/peers/{server}", admins, 0, adminRemovePeer, nil},
+		{get, "/admin/fed/status", overseers, 0, adminFederation, nil},
+		{post, "/admin/fed/retry", admins, small, adminRetry, nil},
+		{get, "/admin/audit", overseers, 0, adminAudit, nil},
+		{post, "/admin/reload", admins, 0, adminReload, nil},
+	}
+}
