@@ -326,6 +326,9 @@ func (s *Server) ready(ctx context.Context) []wire.ReadyCheck {
 	return checks
 }
 
+// Panics tells how many handlers panicked and were caught.
+func (s *Server) Panics() int64 { return s.api.Panics() }
+
 // Close gives the stores back when the server was built and not run.
 func (s *Server) Close() error {
 	var errs []error

@@ -1,0 +1,54 @@
+package servertest_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/clients/core"
+	"github.com/clearbox-im/clearbox/server/servertest"
+)
+
+var two = []clearbox.ServerName{"a.test", "b.test"}
+
+func TestTwoOrganisationsTalk(t *testing.T) {
+	servertest.Run(t, two, func(w *servertest.World) {
+		alice, bob := w.Join("alice@a.test"), w.Join("bob@b.test")
+		id := alice.Say(bob, "hello from a quiet lake")
+		took := w.Wait("bob has it", time.Minute, func() bool { return len(bob.Heard(alice)) == 1 })
+		t.Logf("first message after %v", took)
+		bob.Say(alice, "and hello from the shore")
+		w.Wait("alice has the answer", time.Minute, func() bool { return len(alice.Heard(bob)) == 1 })
+		w.Wait("delivered", time.Minute, func() bool { s, _ := alice.State(id); return s == core.StateDelivered })
+	})
+}
+
+func TestTalkSurvivesPartitionAndRestart(t *testing.T) {
+	servertest.Run(t, two, func(w *servertest.World) {
+		alice, bob := w.Join("alice@a.test"), w.Join("bob@b.test")
+		alice.Say(bob, "one")
+		w.Wait("bob has one", time.Minute, func() bool { return len(bob.Heard(alice)) == 1 })
+
+		w.Partition("a.test", "b.test")
+		for i := range 20 {
+			alice.Say(bob, fmt.Sprintf("while apart %d", i))
+			bob.Say(alice, fmt.Sprintf("also apart %d", i))
+		}
+		time.Sleep(time.Hour)
+		if n := len(bob.Heard(alice)); n != 1 {
+			t.Errorf("%d messages crossed a cut wire", n)
+		}
+		w.Heal("a.test", "b.test")
+		took := w.Wait("all arrived", 16*time.Minute, func() bool { return len(bob.Heard(alice)) == 21 && len(alice.Heard(bob)) == 20 })
+		t.Logf("all arrived %v after the wire was mended", took)
+
+		bob.Offline()
+		alice.Say(bob, "for later")
+		w.House("b.test").Restart()
+		w.House("a.test").Restart()
+		bob.Online()
+		w.Wait("the late one", 5*time.Minute, func() bool { return slices.Contains(bob.Heard(alice), "for later") })
+	})
+}

@@ -1,0 +1,300 @@
+// Package servertest is responsible for worlds in which tests live: several
+// homeservers and brains in one process, with real stores and real TLS on wires
+// in memory, inside a testing/synctest bubble whose time flies.
+//
+// At the end of every world its invariants are checked: what was accepted was
+// shown once or reported once, no log line holds what it should not, no handler
+// panicked, and the bubble itself demands that no goroutine is left.
+package servertest
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/server"
+	"github.com/clearbox-im/clearbox/server/config"
+	"github.com/clearbox-im/clearbox/server/logging"
+)
+
+// World is a few homeservers that are peers of each other, and people.
+type World struct {
+	T     testing.TB
+	Wires *Wires
+
+	ca     *x509.Certificate
+	caKey  *ecdsa.PrivateKey
+	roots  *x509.CertPool
+	houses map[clearbox.ServerName]*House
+	people []*Person
+	log    buffer
+	spoken []string // texts, names and tokens that no log line may hold
+}
+
+// Run runs fn in a bubble with the named homeservers, each a peer of the
+// others, and checks the invariants at the end.
+func Run(t *testing.T, names []clearbox.ServerName, fn func(w *World)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		for _, n := range names {
+			w.addHouse(n)
+		}
+		for i, a := range names {
+			for _, b := range names[i+1:] {
+				w.peer(w.House(a), w.House(b))
+			}
+		}
+		defer w.close()
+		fn(w)
+		if !t.Failed() {
+			w.settle()
+			w.check()
+		}
+	})
+}
+
+func newWorld(t testing.TB) *World {
+	w := &World{T: t, Wires: newWires(), houses: map[clearbox.ServerName]*House{}}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	w.must(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "test authority"}, IsCA: true, BasicConstraintsValid: true,
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(2, 0, 0),
+	}
+	raw, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
+	w.must(err)
+	w.ca, err = x509.ParseCertificate(raw)
+	w.must(err)
+	w.caKey, w.roots = key, x509.NewCertPool()
+	w.roots.AddCert(w.ca)
+	return w
+}
+
+func (w *World) must(err error) {
+	w.T.Helper()
+	if err != nil {
+		w.T.Fatal(err)
+	}
+}
+
+// House gives the homeserver of that name.
+func (w *World) House(name clearbox.ServerName) *House {
+	w.T.Helper()
+	h := w.houses[name]
+	if h == nil {
+		w.T.Fatalf("there is no homeserver %s", name)
+	}
+	return h
+}
+
+// Partition cuts the wire between two hosts: server names, or people's
+// addresses. Nobody is told.
+func (w *World) Partition(a, b string) { w.Wires.Cut(a, b) }
+
+// Heal mends it.
+func (w *World) Heal(a, b string) { w.Wires.Mend(a, b) }
+
+// Secret names a text that no log line may hold.
+func (w *World) Secret(texts ...string) { w.spoken = append(w.spoken, texts...) }
+
+// House is one homeserver.
+type House struct {
+	w    *World
+	Name clearbox.ServerName
+	Conf *config.Config
+	dir  string
+
+	server *server.Server
+	cancel context.CancelFunc
+	ended  chan error // capacity 1
+}
+
+func (w *World) addHouse(name clearbox.ServerName) *House {
+	w.T.Helper()
+	h := &House{w: w, Name: name, dir: w.T.TempDir()}
+	c := config.Default()
+	c.Server.Name, c.Server.DataDir = name, filepath.Join(h.dir, "data")
+	c.Organisation.Country = "AT"
+	c.Listen.Addresses = []string{string(name) + ":443"}
+	c.TLS.CertFile, c.TLS.KeyFile = filepath.Join(h.dir, "cert.pem"), filepath.Join(h.dir, "key.pem")
+	c.Keys.RootKeyFile, c.Keys.IdentityKeyFile = filepath.Join(h.dir, "root.key"), filepath.Join(h.dir, "identity.key")
+	c.Federation.CAFile = filepath.Join(h.dir, "ca.pem")
+	c.Passwords.Memory, c.Passwords.Iterations = config.MiB, 1 // not what is tested here
+	c.Registration.Mode = "open"
+	c.Notice.Text = "Test notice."
+	c.Limits.DiskReserve = 0
+	c.Limits.AddressLoginsPerMinute, c.Limits.AddressRequestsPerSecond = 0, 0
+	h.Conf = c
+	for _, path := range []string{c.Keys.RootKeyFile, c.Keys.IdentityKeyFile} {
+		key, err := config.NewKeyFile(rand.Reader)
+		w.must(err)
+		w.must(os.WriteFile(path, key, 0o600))
+	}
+	w.certify(h)
+	w.houses[name] = h
+	h.Start()
+	return h
+}
+
+// certify makes the house's certificate.
+func (w *World) certify(h *House) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	w.must(err)
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: string(h.Name)}, DNSNames: []string{string(h.Name)},
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().AddDate(1, 0, 0),
+	}
+	raw, err := x509.CreateCertificate(rand.Reader, template, w.ca, &key.PublicKey, w.caKey)
+	w.must(err)
+	private, err := x509.MarshalPKCS8PrivateKey(key)
+	w.must(err)
+	write := func(path, kind string, der []byte) {
+		w.must(os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600))
+	}
+	write(h.Conf.TLS.CertFile, "CERTIFICATE", raw)
+	write(h.Conf.TLS.KeyFile, "PRIVATE KEY", private)
+	write(h.Conf.Federation.CAFile, "CERTIFICATE", w.ca.Raw)
+}
+
+// Start runs the homeserver; it is ready when Start returns.
+func (h *House) Start() {
+	w := h.w
+	w.T.Helper()
+	logs, err := logging.New(&w.log, logging.Options{Format: "json", Level: "debug", Privacy: true, Now: time.Now, Random: rand.Reader})
+	w.must(err)
+	ready := make(chan struct{})
+	h.server, err = server.New(context.Background(), h.Conf, server.Options{
+		Logs:    logs,
+		Listen:  func(_, address string) (net.Listener, error) { return w.Wires.Listen(string(h.Name), address) },
+		Dial:    func(ctx context.Context, _, address string) (net.Conn, error) { return w.dialPeer(ctx, h, address) },
+		Resolve: func(_ context.Context, host string) ([]netip.Addr, error) { return w.resolve(host) },
+		Started: func() { close(ready) },
+	})
+	w.must(err)
+	ctx, cancel := context.WithCancel(context.Background())
+	h.cancel, h.ended = cancel, make(chan error, 1)
+	go func() { h.ended <- h.server.Run(ctx) }()
+	select {
+	case <-ready:
+	case err := <-h.ended:
+		w.T.Fatalf("%s does not start: %v", h.Name, err)
+	}
+}
+
+// Stop ends the homeserver as SIGTERM does.
+func (h *House) Stop() {
+	if h.server == nil {
+		return
+	}
+	h.cancel()
+	if err := <-h.ended; err != nil {
+		h.w.T.Errorf("%s: %v", h.Name, err)
+	}
+	h.server = nil
+}
+
+// Restart stops and starts it on the same data.
+func (h *House) Restart() {
+	h.Stop()
+	h.Start()
+}
+
+// resolve gives each house a public address of its own, from TEST-NET-like
+// numbers that the address filter lets pass.
+func (w *World) resolve(host string) ([]netip.Addr, error) {
+	if _, ok := w.houses[clearbox.ServerName(host)]; !ok {
+		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	}
+	sum := byte(0)
+	for i := range len(host) {
+		sum = sum*31 + host[i]
+	}
+	return []netip.Addr{netip.AddrFrom4([4]byte{9, 9, 9, sum})}, nil
+}
+
+// dialPeer finds the house behind an address that resolve gave.
+func (w *World) dialPeer(ctx context.Context, from *House, addr string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	for name := range w.houses {
+		if a, _ := w.resolve(string(name)); a[0].String() == host || string(name) == host {
+			return w.Wires.Dial(ctx, string(from.Name), string(name)+":"+port)
+		}
+	}
+	return nil, &net.OpError{Op: "dial", Err: os.ErrNotExist}
+}
+
+func (w *World) clientTLS() *tls.Config {
+	return &tls.Config{RootCAs: w.roots, MinVersion: tls.VersionTLS13}
+}
+
+// check holds the invariants that concern the whole world.
+func (w *World) check() {
+	w.T.Helper()
+	w.checkMessages()
+	for name, h := range w.houses {
+		if h.server != nil && h.server.Panics() != 0 {
+			w.T.Errorf("%s: a handler panicked", name)
+		}
+	}
+	logged := w.log.String()
+	for _, secret := range w.spoken {
+		if i := strings.Index(logged, secret); i >= 0 {
+			begin := strings.LastIndexByte(logged[:i], '\n') + 1
+			end := i + strings.IndexByte(logged[i:], '\n')
+			w.T.Errorf("a log line holds a secret: %s", logged[begin:end])
+		}
+	}
+}
+
+func (w *World) close() {
+	for _, p := range w.people {
+		p.Offline()
+		p.line.close()
+	}
+	for _, h := range w.houses {
+		h.Stop()
+	}
+	if w.T.Failed() {
+		w.T.Logf("the homeservers' log:\n%s", w.log.String())
+	}
+}
+
+// buffer is a log that several goroutines write.
+type buffer struct {
+	mu sync.Mutex // guards b
+	b  bytes.Buffer
+}
+
+func (b *buffer) Write(p []byte) (int, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.Write(p)
+}
+
+func (b *buffer) String() string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.b.String()
+}
