@@ -174,7 +174,7 @@ func drain(sock *rig.Socket, n int) error {
 			seen[key] = true
 			seq = e.Seq
 		}
-		if !more || len(seen) == n {
+		if seq > 0 && (!more || len(seen) == n) {
 			ack = rig.AppendAck(ack[:0], seq)
 			sock.Queue(ack)
 			if err := sock.Flush(); err != nil {
