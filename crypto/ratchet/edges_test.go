@@ -132,6 +132,17 @@ func TestPreKeyMessageTwiceIsDuplicate(t *testing.T) {
 	b.refuse(a, first, ratchet.ErrDuplicate)
 }
 
+func TestPreKeyMessageWithTheIdentityOfAnother(t *testing.T) {
+	a, b, mallory := newEnd(t, "alice", 1), newEnd(t, "bob", 1), newEnd(t, "mallory", 1)
+	a.initiate(b, b.bundle(1, true, false))
+	b.read(a, a.send(b, "first"))
+	again := altered(a.send(b, "second"), func(body []byte) []byte {
+		return bytes.Replace(body, a.device.Identity.Public().Bytes(), mallory.device.Identity.Public().Bytes(), 1)
+	})
+	b.store.SetPin(a.address().Name, mallory.device.Identity.Public())
+	b.refuse(a, again, ratchet.ErrMalformed)
+}
+
 func TestPreKeyMessageAfterLosingTheSession(t *testing.T) {
 	a, b := newEnd(t, "alice", 1), newEnd(t, "bob", 1)
 	a.initiate(b, b.bundle(1, true, false))

@@ -112,3 +112,21 @@ func (d *Device) Lose(store Store, peer Address, n int) error {
 	c.setCurrent(s, len(encoded))
 	return c.apply()
 }
+
+// KeptKeys returns the number of passed-over keys kept for each receiving
+// chain of the current session, oldest chain first.
+func KeptKeys(stored []byte) ([]int, error) {
+	rec, err := parseRecord(stored)
+	if err != nil {
+		return nil, err
+	}
+	_, s, err := rec.session(-1)
+	if err != nil {
+		return nil, err
+	}
+	var n []int
+	for _, c := range s.receiving {
+		n = append(n, len(c.kept)/keptSize)
+	}
+	return n, nil
+}

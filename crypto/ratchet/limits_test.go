@@ -106,6 +106,13 @@ func TestSkippedKeysAddUpTo2000(t *testing.T) {
 	middle := a.send(b, "middle")
 	a.lose(b, 1_500)
 	b.read(a, a.send(b, "further ahead"))
+	stored, err := b.store.Session(a.address())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kept, err := ratchet.KeptKeys(stored); err != nil || kept[len(kept)-1] != 2_000 {
+		t.Fatalf("%v keys kept, %v", kept, err)
+	}
 	b.refuse(a, early, ratchet.ErrDuplicate)
 	b.read(a, middle)
 }

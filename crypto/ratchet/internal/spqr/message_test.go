@@ -210,6 +210,67 @@ func TestChainLimits(t *testing.T) {
 	}
 }
 
+func TestKeptKeysAddUp(t *testing.T) {
+	random := rand.NewChaCha8([32]byte{1})
+	a, b := spqr.New(make([]byte, 32), true), spqr.New(make([]byte, 32), false)
+	var m *spqr.Message
+	for range 3 {
+		a.Jump(1_500)
+		wire, _, err := a.Send(random, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, _ = spqr.ParseMessage(wire)
+		if _, err := b.Open(m, limits); err != nil {
+			t.Fatal(err)
+		}
+	}
+	// 4,500 were passed over; of the middle 1,500 only the newest 500 are kept.
+	for counter, want := range map[uint32]error{2_501: spqr.ErrDuplicate, 2_502: nil, 3_003: nil} {
+		m.Counter = counter
+		if _, err := b.Open(m, limits); !errors.Is(err, want) {
+			t.Errorf("counter %d: %v, want %v", counter, err, want)
+		}
+	}
+}
+
+// What a peer streams is bound to the key agreement: each altered object is
+// found out when it is complete.
+func TestForgedObjectsAreRefused(t *testing.T) {
+	for kind, want := range map[spqr.Kind]error{
+		spqr.KindHeader: spqr.ErrHeaderMAC,
+		spqr.KindVector: spqr.ErrVector,
+		spqr.KindPart1:  spqr.ErrCiphertextMAC,
+		spqr.KindPart2:  spqr.ErrCiphertextMAC,
+	} {
+		a, b := pair(t, byte(kind))
+		forged := false
+		err := func() error {
+			for range 400 {
+				for _, d := range [][2]*side{{a, b}, {b, a}} {
+					m := d[0].send()
+					parsed, err := spqr.ParseMessage(m.wire)
+					if err != nil {
+						return err
+					}
+					if parsed.Kind == kind && !forged {
+						forged = true
+						parsed.Chunk[3] ^= 0x10
+						m.wire = parsed.Append(nil)
+					}
+					if err := d[1].receive(m); err != nil {
+						return err
+					}
+				}
+			}
+			return nil
+		}()
+		if !forged || !errors.Is(err, want) {
+			t.Errorf("kind %d: %v, want %v", kind, err, want)
+		}
+	}
+}
+
 // After the last index the chunks begin again and stay usable.
 func TestChunkIndexWrapsAround(t *testing.T) {
 	a, b := pair(t, 5)
