@@ -817,7 +817,7 @@ func newPerson(t testing.TB, w *world, name string) *person {
 		t.Fatal(err)
 	}
 	p.net = &network{w: w, server: p.name.Server}
-	p.vault, p.preKeys = p.store, 8
+	p.vault, p.preKeys = p.store, 4
 	p.open()
 	return p
 }
