@@ -58,6 +58,7 @@ type node struct {
 	offset   time.Duration // of this node's clock
 	window   int
 	rate     int
+	opened   int
 
 	self   *federation.Self
 	client *federation.Client
@@ -118,9 +119,10 @@ func (w *world) stop() {
 func (n *node) open() {
 	t := n.w.t
 	t.Helper()
+	n.opened++
 	var err error
 	n.self, err = federation.OpenSelf(t.Context(), n.name, n.identity, n.selfBlob, federation.SelfOptions{
-		Endpoints: []federation.Endpoint{{URL: "https://" + string(n.name)}}, Now: n.now, Random: seeded{rand.New(rand.NewPCG(3, uint64(n.name[0])))},
+		Endpoints: []federation.Endpoint{{URL: "https://" + string(n.name)}}, Now: n.now, Random: seeded{rand.New(rand.NewPCG(uint64(n.opened), uint64(n.name[0])))},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -391,13 +391,13 @@ func TestUnsignedAnswersDecideNothing(t *testing.T) {
 
 func TestRateLimitIsObeyed(t *testing.T) {
 	two(t, func(w *world, a, b *node) { b.rate = 2500 }, func(w *world, a, b *node) {
-		a.send("b.test", 20_000)
+		a.send("b.test", 12_000)
 		wait(t, 4*time.Second)
 		if n := b.acceptor.count(); n > 5*2500+256 {
 			t.Errorf("%d accepted in 4 s at 2,500 a second", n)
 		}
 		wait(t, 30*time.Second)
-		if n := b.acceptor.count(); n != 20_000 {
+		if n := b.acceptor.count(); n != 12_000 {
 			t.Errorf("delivered %d", n)
 		}
 	})
@@ -444,15 +444,15 @@ func TestDocumentsExpireDuringAnOutage(t *testing.T) {
 }
 
 // Keys rotate while traffic goes on.
-func TestHalfAYearOfKeys(t *testing.T) {
+func TestAHundredDaysOfKeys(t *testing.T) {
 	two(t, nil, func(w *world, a, b *node) {
 		keys := map[string]bool{}
-		for range 200 {
+		for range 100 {
 			keys[a.self.SigningKey().KID] = true
 			a.send("b.test", 1)
 			wait(t, 24*time.Hour)
 		}
-		if len(keys) < 3 || a.outbox.failed > 0 {
+		if len(keys) < 2 || a.outbox.failed > 0 {
 			t.Errorf("%d keys, %d failed attempts", len(keys), a.outbox.failed)
 		}
 	})

@@ -1,0 +1,170 @@
+package federation_test
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/federation"
+)
+
+func TestDirectoryQuestions(t *testing.T) {
+	two(t, nil, func(w *world, a, b *node) {
+		ctx := w.t.Context()
+		bob := clearbox.UserID{UID: knownUID, Server: "b.test"}
+		got, err := a.client.Resolve(ctx, clearbox.Address{Handle: "bob", Server: "b.test"})
+		if err != nil || got.User != bob || got.Handle != "bob" || got.Version != 7 || string(got.DeviceList) != "list" {
+			t.Errorf("%+v %v", got, err)
+		}
+		if got, err = a.client.Devices(ctx, bob); err != nil || got.User != bob {
+			t.Errorf("%+v %v", got, err)
+		}
+		bundles, err := a.client.Claim(ctx, bob, "claim-1", []clearbox.DeviceID{2, 3})
+		if err != nil || len(bundles) != 2 || bundles[1].Device != 3 || string(bundles[0].Identity) != "claim-1" {
+			t.Errorf("%+v %v", bundles, err)
+		}
+		// Unknown by handle and unknown by uid look alike, whatever the directory calls them.
+		_, err1 := a.client.Resolve(ctx, clearbox.Address{Handle: "eve", Server: "b.test"})
+		_, err2 := a.client.Devices(ctx, clearbox.UserID{UID: "baaaaaaaaaaaaaaaaaaaaaaaaa", Server: "b.test"})
+		if clearbox.CodeOf(err1) != clearbox.CodeRecipientUnavailable || clearbox.CodeOf(err2) != clearbox.CodeRecipientUnavailable || err1.Error() != err2.Error() {
+			t.Errorf("%v, %v", err1, err2)
+		}
+		if _, err := a.client.Resolve(ctx, clearbox.Address{Handle: "bob", Server: "stranger.test"}); clearbox.CodeOf(err) != clearbox.CodeUnknownPeer {
+			t.Errorf("a server that is no peer: %v", err)
+		}
+	})
+}
+
+// A queue that backs off does not stop questions, and a peer that is away is
+// asked every ten seconds only.
+func TestQuestionsToAPeerThatIsAway(t *testing.T) {
+	two(t, nil, func(w *world, a, b *node) {
+		bob := clearbox.UserID{UID: knownUID, Server: "b.test"}
+		ask := func() clearbox.Code {
+			_, err := a.client.Devices(w.t.Context(), bob)
+			return clearbox.CodeOf(err)
+		}
+		w.set(func(x *wire) { x.cut = true })
+		a.send("b.test", 1)
+		wait(t, 2*time.Hour)
+		before := w.attempts()
+		for range 100 {
+			if c := ask(); c != clearbox.CodePeerUnreachable {
+				t.Fatalf("%q", c)
+			}
+			time.Sleep(time.Second)
+		}
+		if n := w.attempts() - before; n < 9 || n > 12 {
+			t.Errorf("%d attempts in 100 s", n)
+		}
+		w.set(func(x *wire) { x.cut = false })
+		time.Sleep(10 * time.Second)
+		if c := ask(); c != "" || a.outbox.unsettled() != 1 {
+			t.Errorf("%q with a queue that still waits (%d)", c, a.outbox.unsettled())
+		}
+		a.sender.Retry("b.test")
+		wait(t, time.Second)
+	})
+}
+
+// Only the peer's own signed word is believed about its people.
+func TestForgedDirectoryAnswer(t *testing.T) {
+	two(t, nil, func(w *world, a, b *node) {
+		w.set(func(x *wire) {
+			x.answer = func(_ *http.Request, _ []byte, resp *http.Response) {
+				resp.StatusCode = 404
+				resp.Header.Del("Signature")
+			}
+		})
+		_, err := a.client.Devices(w.t.Context(), clearbox.UserID{UID: knownUID, Server: "b.test"})
+		if clearbox.CodeOf(err) != clearbox.CodePeerUnreachable {
+			t.Errorf("%v", err)
+		}
+	})
+}
+
+func TestClaimsAreBounded(t *testing.T) {
+	two(t, nil, func(w *world, a, b *node) {
+		bob := clearbox.UserID{UID: knownUID, Server: "b.test"}
+		for range 500 {
+			_, _ = a.client.Claim(w.t.Context(), bob, "claim-2", []clearbox.DeviceID{1})
+		}
+		if b.dir.calls > 60 {
+			t.Errorf("%d claims reached the directory at once", b.dir.calls)
+		}
+	})
+}
+
+// An operational key that was revoked by a new document is refused as soon as
+// that document is known, and one greeting makes it known (attack 25).
+func TestRevokedKey(t *testing.T) {
+	two(t, nil, func(w *world, a, b *node) {
+		stolen := newCaptured(t, a, b)
+		a.stop()
+		a.selfBlob.b = nil // the operator throws the operational keys away
+		time.Sleep(time.Second)
+		a.open()
+		a.run() // greets
+		wait(t, 3*time.Second)
+		stolen.sign(t, time.Now())
+		if resp := stolen.deliver(); resp.StatusCode != 401 || problemCode(t, resp) != clearbox.CodeUnknownKey {
+			t.Errorf("the old key: %d", resp.StatusCode)
+		}
+		a.send("b.test", 2)
+		wait(t, 10*time.Second)
+		if b.acceptor.count() != 2 {
+			t.Errorf("the new key: delivered %d", b.acceptor.count())
+		}
+	})
+}
+
+// Requests with unknown keys cost at most one fetch a minute.
+func TestUnknownKeysFetchOnceAMinute(t *testing.T) {
+	two(t, nil, func(w *world, a, b *node) {
+		wait(t, 2*time.Minute)
+		before := w.attempts()
+		for range 100 {
+			c := newCaptured(t, a, b)
+			c.key.KID = "fs-none"
+			c.sign(t, time.Now())
+			if resp := c.deliver(); problemCode(t, resp) != clearbox.CodeUnknownKey {
+				t.Fatal("not refused as an unknown key")
+			}
+			wait(t, 600*time.Millisecond)
+		}
+		if n := w.attempts() - before; n != 1 {
+			t.Errorf("%d fetches in a minute", n)
+		}
+	})
+}
+
+func TestOpenDocuments(t *testing.T) {
+	two(t, nil, func(w *world, a, b *node) {
+		get := func(path string) *http.Response {
+			r, err := http.NewRequest(http.MethodGet, "https://b.test"+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return b.receive(r, nil)
+		}
+		for path, want := range map[string]int{
+			federation.PathServer: 200, federation.PathWellKnown: 200, "/fed/v1/nothing": 404, "/fed/v2/txn": 404, federation.PathTxn: 405, federation.PathPeering: 405,
+		} {
+			if resp := get(path); resp.StatusCode != want {
+				t.Errorf("GET %s: %d", path, resp.StatusCode)
+			}
+		}
+	})
+}
+
+func TestPeeringDoorIsClosedByDefault(t *testing.T) {
+	two(t, nil, func(w *world, a, b *node) {
+		c := newCaptured(t, a, b)
+		c.r.URL.Path = federation.PathPeering
+		c.sign(t, time.Now())
+		if resp := c.deliver(); resp.StatusCode != 403 || problemCode(t, resp) != clearbox.CodeUnknownPeer {
+			t.Errorf("%d", resp.StatusCode)
+		}
+	})
+}
