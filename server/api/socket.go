@@ -39,6 +39,7 @@ type socket struct {
 	dirty    bool // there may be mail
 	flushing bool // a worker writes
 	ended    bool // nothing is written any more
+	closing  bool // close says why
 	users    int  // the reader, a worker, and answers that are due: who comes last releases
 	sent     int64
 	window   window
@@ -276,7 +277,7 @@ func (s *socket) close(code wire.CloseCode) {
 		s.mu.Unlock()
 		return
 	}
-	s.ended = true
+	s.ended, s.closing = true, true
 	s.users++
 	s.mu.Unlock()
 	s.api.workers.run(func() {

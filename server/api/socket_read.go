@@ -233,16 +233,18 @@ func (s *socket) read() {
 	}
 }
 
-// finish ends the conversation after the reader: it answers the client's
-// close frame, or sends one after a broken frame, and waits a little for the
-// client to read it.
+// finish ends the conversation after the reader, unless close does: it answers
+// the client's close frame, or sends one after a broken frame, and waits a
+// little for the client to read it.
 func (s *socket) finish() {
 	s.mu.Lock()
 	s.ended = true
+	closing := s.closing
 	s.mu.Unlock()
 	close(s.done)
-	_ = s.ws.Close(websocket.StatusProtocolError, "")
-	_ = s.ws.CloseNow()
+	if !closing {
+		_ = s.ws.Close(websocket.StatusProtocolError, "") // closes the connection, whatever it returns
+	}
 }
 
 // next reads and handles one frame. It tells whether to go on.
