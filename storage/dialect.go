@@ -75,9 +75,10 @@ func positional(query string) string {
 	return b.String()
 }
 
-// sqliteConnector opens connections to one file. secure_delete overwrites what
+// sqliteConnector opens connections to one file, for writing if logPages is not
+// 0. secure_delete overwrites what
 // is deleted, in the file and in the pages that the log carries.
-func sqliteConnector(path string, write bool) (driver.Connector, error) {
+func sqliteConnector(path string, logPages int) (driver.Connector, error) {
 	q := url.Values{}
 	q.Set("_txlock", "immediate")
 	q.Set("_dqs", "0")
@@ -86,10 +87,10 @@ func sqliteConnector(path string, write bool) (driver.Connector, error) {
 		"busy_timeout(5000)", "journal_mode(WAL)", "synchronous(FULL)", "secure_delete(ON)",
 		"temp_store(MEMORY)", "trusted_schema(OFF)",
 	}
-	if write {
+	if logPages > 0 {
 		// cache_size: a batch of 256 messages touches about 3 MB of pages.
-		pragmas = append(pragmas, "cache_size(-16384)", fmt.Sprintf("wal_autocheckpoint(%d)", walPages),
-			fmt.Sprintf("journal_size_limit(%d)", walKept))
+		pragmas = append(pragmas, "cache_size(-16384)", fmt.Sprintf("wal_autocheckpoint(%d)", logPages),
+			fmt.Sprintf("journal_size_limit(%d)", logKept))
 	} else {
 		pragmas = append(pragmas, "cache_size(-2048)", "query_only(ON)")
 	}

@@ -95,18 +95,9 @@ func (tx *Tx) RevokeDeviceSessions(deviceNo int64) ([]string, error) {
 }
 
 func (tx *Tx) revoke(query string, a ...any) ([]string, error) {
-	if err := tx.begin(); err != nil {
-		return nil, err
-	}
 	var ids []string
 	var id string
-	err := tx.each(query, append(args(max(1, int64(tx.now))), a...), []any{&id}, func() error {
-		ids = append(ids, id)
-		return nil
-	})
-	if err != nil {
-		tx.failed = err
-	}
+	err := tx.drain(query, append(args(max(1, int64(tx.now))), a...), []any{&id}, func() { ids = append(ids, id) })
 	return ids, err
 }
 

@@ -28,12 +28,12 @@ const (
 )
 
 // The write-ahead log. SQLite copies it back into the database in the commit
-// that lengthens it past walPages, and cuts the file down to walKept bytes when
-// it begins anew, so its size stays bounded while no read lasts for ever. See
-// BenchmarkCheckpoint for why walPages is what it is.
+// that lengthens it past DefaultLogPages, and cuts the file down to logKept
+// bytes when it begins anew, so its size stays bounded while no read lasts for
+// ever. See BenchmarkCheckpoint for why it is this long.
 const (
-	walPages = 4096 // of 4 KiB: 16 MiB
-	walKept  = 32 << 20
+	DefaultLogPages = 4096 // of 4 KiB: 16 MiB
+	logKept         = 32 << 20
 )
 
 // Options of Open. Path, Sealer and Index are required.
@@ -53,6 +53,7 @@ type Options struct {
 	MailboxBytes int64 // bytes of one device's mails, DefaultMailboxBytes if 0
 	MaxBatch     int   // updates that share one commit, 256 if 0
 	Readers      int   // connections for View, 4 if 0
+	LogPages     int   // pages of the write-ahead log before it is copied back, DefaultLogPages if 0
 
 	Faults *Faults // tests only: makes durable steps of the writer fail
 }
@@ -73,7 +74,7 @@ type Store struct {
 
 	readers chan *conn // capacity: Options.Readers; nil entries are not yet opened
 	closing sync.Once
-	closed  atomic.Bool
+	closed  chan struct{} // closed by Close
 }
 
 // Open opens or creates the database, brings its schema up to date and starts
@@ -101,9 +102,12 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.MailboxBytes <= 0 {
 		o.MailboxBytes = DefaultMailboxBytes
 	}
+	if o.LogPages <= 0 {
+		o.LogPages = DefaultLogPages
+	}
 	s := &Store{
 		opts: o, d: sqliteDialect(), mailboxMails: o.MailboxMails, mailboxBytes: o.MailboxBytes,
-		stopped: make(chan struct{}), readers: make(chan *conn, o.Readers),
+		stopped: make(chan struct{}), closed: make(chan struct{}), readers: make(chan *conn, o.Readers),
 	}
 	s.queue.wake = make(chan struct{}, 1)
 	for range o.Readers {
@@ -131,11 +135,11 @@ func (s *Store) open(ctx context.Context) (err error) {
 			s.lock.close()
 		}
 	}()
-	write, err := sqliteConnector(s.opts.Path, true)
+	write, err := sqliteConnector(s.opts.Path, s.opts.LogPages)
 	if err != nil {
 		return err
 	}
-	if s.read, err = sqliteConnector(s.opts.Path, false); err != nil {
+	if s.read, err = sqliteConnector(s.opts.Path, 0); err != nil {
 		return err
 	}
 	if err := migrate(ctx, s.d, write); err != nil {
@@ -154,11 +158,11 @@ func (s *Store) open(ctx context.Context) (err error) {
 }
 
 // Close waits for the updates that have begun, refuses those that have not and
-// closes the files. Views must have ended.
+// closes the files. It waits for views to end.
 func (s *Store) Close() error {
 	var errs []error
 	s.closing.Do(func() {
-		s.closed.Store(true)
+		close(s.closed)
 		s.queue.close()
 		<-s.stopped
 		for range cap(s.readers) {
@@ -178,6 +182,8 @@ func (s *Store) View(ctx context.Context, fn func(*Tx) error) error {
 	var c *conn
 	select {
 	case c = <-s.readers:
+	case <-s.closed:
+		return ErrClosed
 	case <-ctx.Done():
 		return ctx.Err()
 	}
@@ -192,10 +198,6 @@ func (s *Store) View(ctx context.Context, fn func(*Tx) error) error {
 	if err := ctx.Err(); err != nil {
 		keep = true
 		return err
-	}
-	if s.closed.Load() {
-		keep = true
-		return ErrClosed
 	}
 	if c == nil {
 		dc, err := s.read.Connect(ctx)

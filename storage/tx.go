@@ -15,7 +15,8 @@ type Tx struct {
 	now       clearbox.Millis
 	readOnly  bool
 	savepoint bool  // the first write must open a savepoint
-	wrote     bool  // a write was tried
+	opened    bool  // it did
+	wrote     bool  // a write changed something, or failed and may have
 	failed    error // a write failed: the update cannot be kept
 }
 
@@ -24,22 +25,27 @@ func (tx *Tx) Now() clearbox.Millis { return tx.now }
 
 var errReadOnly = errors.New("storage: a View cannot write")
 
-// begin prepares for the first write: a savepoint, unless the transaction
-// holds nothing else that must survive.
+// begin prepares for a write; see writer.attempt.
 func (tx *Tx) begin() error {
-	if tx.wrote {
-		return tx.failed
-	}
 	if tx.readOnly {
 		return errReadOnly
 	}
-	if tx.savepoint {
-		if _, err := tx.c.exec("SAVEPOINT one"); err != nil {
-			return err
-		}
+	if tx.failed != nil {
+		return tx.failed
 	}
-	tx.wrote = true
+	if tx.savepoint && !tx.opened {
+		if _, err := tx.c.exec("SAVEPOINT one"); err != nil {
+			return tx.fail(err)
+		}
+		tx.opened = true
+	}
 	return nil
+}
+
+// fail notes that the update cannot be kept.
+func (tx *Tx) fail(err error) error {
+	tx.wrote, tx.failed = true, err
+	return err
 }
 
 // exec runs a writing statement and tells how many rows it changed.
@@ -49,9 +55,10 @@ func (tx *Tx) exec(query string, args ...any) (int64, error) {
 	}
 	n, err := tx.c.exec(query, args...)
 	if err != nil {
-		tx.failed = err
+		return 0, tx.fail(err)
 	}
-	return n, err
+	tx.wrote = tx.wrote || n > 0
+	return n, nil
 }
 
 // change is exec for statements that must meet a row: else ErrNotFound.
@@ -70,10 +77,31 @@ func (tx *Tx) write(query string, args []any, dest ...any) error {
 		return err
 	}
 	err := tx.c.row(query, args, dest...)
-	if err != nil && err != ErrNotFound {
-		tx.failed = err
+	if err == ErrNotFound {
+		return err
 	}
-	return err
+	if err != nil {
+		return tx.fail(err)
+	}
+	tx.wrote = true
+	return nil
+}
+
+// drain runs a writing statement that returns rows, and calls fn after scanning
+// each into dest.
+func (tx *Tx) drain(query string, args []any, dest []any, fn func()) error {
+	if err := tx.begin(); err != nil {
+		return err
+	}
+	err := tx.each(query, args, dest, func() error {
+		tx.wrote = true
+		fn()
+		return nil
+	})
+	if err != nil {
+		return tx.fail(err)
+	}
+	return nil
 }
 
 // one reads one row; ErrNotFound if there is none.

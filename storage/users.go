@@ -1,8 +1,10 @@
 package storage
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/clearbox-im/clearbox"
 )
@@ -247,22 +249,28 @@ type RecipientDevice struct {
 	Registration uint16
 }
 
-// Recipient finds an account and its active devices for delivery.
+// Recipient finds an account and its active devices for delivery, in one
+// statement: it runs for every message.
 func (tx *Tx) Recipient(uid clearbox.UID) (Recipient, error) {
 	var r Recipient
 	var key []byte
 	var state string
-	err := tx.one("SELECT no, key_id, state, devices_version FROM users WHERE uid = $1", args(string(uid)),
-		&r.No, &key, &state, &r.DevicesVersion)
+	var no, id, registration int64
+	err := tx.each(`SELECT u.no, u.key_id, u.state, u.devices_version, d.no, d.device_id, d.registration
+		FROM users u LEFT JOIN devices d ON d.user_no = u.no AND d.removed = 0 WHERE u.uid = $1`,
+		args(string(uid)), []any{&r.No, &key, &state, &r.DevicesVersion, &no, &id, &registration}, func() error {
+			if no != 0 {
+				r.Devices = append(r.Devices, RecipientDevice{no, clearbox.DeviceID(id), uint16(registration)})
+			}
+			return nil
+		})
 	if err != nil {
 		return Recipient{}, err
 	}
+	if r.No == 0 {
+		return Recipient{}, ErrNotFound
+	}
 	r.Key, r.State = keyID(key), UserState(state)
-	var no, id, registration int64
-	err = tx.each("SELECT no, device_id, registration FROM devices WHERE user_no = $1 AND removed = 0 ORDER BY no",
-		args(r.No), []any{&no, &id, &registration}, func() error {
-			r.Devices = append(r.Devices, RecipientDevice{no, clearbox.DeviceID(id), uint16(registration)})
-			return nil
-		})
-	return r, err
+	slices.SortFunc(r.Devices, func(a, b RecipientDevice) int { return cmp.Compare(a.No, b.No) })
+	return r, nil
 }
