@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/storage"
 )
 
 // Names of this package's inside for its tests.
@@ -68,9 +69,23 @@ func (s *Service) Verified() int {
 
 // Remember puts a token among the verified ones.
 func (s *Service) Remember(token string, p Principal, until time.Time) {
-	hash := sha256.Sum256([]byte(token))
-	_, generation, _ := s.verified.get(s.o.Now(), hash)
-	s.verified.put(generation, hash, p, until)
+	s.RememberSince(s.Generation(), token, p, until)
+}
+
+// RememberSince is Remember with an older generation.
+func (s *Service) RememberSince(generation uint64, token string, p Principal, until time.Time) {
+	s.verified.put(generation, sha256.Sum256([]byte(token)), p, until)
+}
+
+// Generation counts revocations.
+func (s *Service) Generation() uint64 {
+	_, g, _ := s.verified.get(s.o.Now(), [32]byte{})
+	return g
+}
+
+// Begin is the part of Login after the password was checked.
+func (s *Service) Begin(ctx context.Context, user storage.User, device clearbox.DeviceID) (Tokens, error) {
+	return s.begin(ctx, user, device, "")
 }
 
 // Sweep is what Run does each hour.

@@ -255,6 +255,9 @@ func TestRegisterFails(t *testing.T) {
 					t.Fatalf("it was kept but reported as failed: %v", err)
 				}
 				w.Principal(tokens.Access)
+				if _, err := w.Auth.Login(t.Context(), alice.Login(1)); err != nil {
+					t.Fatalf("the account cannot be used: %v", err)
+				}
 				return
 			}
 			if err == nil {

@@ -254,6 +254,37 @@ func TestChangePasswordRefuses(t *testing.T) {
 	wantCode(t, err, clearbox.CodeRateLimited)
 }
 
+// What was checked before the transaction holds inside of it.
+func TestWhatChangedMeanwhile(t *testing.T) {
+	w := authtest.New(t, unlimited)
+	_, tokens := w.Join("alice")
+	p := w.Principal(tokens.Access)
+	var user storage.User
+	w.View(func(tx *storage.Tx) (err error) {
+		user, err = tx.UserByNo(p.UserNo)
+		return err
+	})
+	next, err := w.Auth.ChangePassword(t.Context(), p, auth.PasswordChange{Old: authtest.Password, New: "eight blue kettles"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	// A login whose password was right a moment ago.
+	_, err = w.Auth.Begin(t.Context(), user, 1)
+	wantCode(t, err, clearbox.CodeBadCredentials)
+	w.Principal(next.Access)
+	// A password change by a session that ended a moment ago.
+	_, err = w.Auth.ChangePassword(t.Context(), p, auth.PasswordChange{Old: "eight blue kettles", New: "nine white kettles"})
+	wantCode(t, err, clearbox.CodeUnauthorized)
+	// A token that was looked up before a revocation is not remembered after it.
+	generation := w.Auth.Generation()
+	w.Auth.Apply(auth.Revoked{Sessions: []string{"x"}})
+	before := w.Auth.Verified()
+	w.Auth.RememberSince(generation, "token", auth.Principal{Session: "x"}, w.Clock.Now().Add(time.Minute))
+	if w.Auth.Verified() != before {
+		t.Fatal("a token is remembered past its session's end")
+	}
+}
+
 func TestResetCode(t *testing.T) {
 	w := authtest.New(t, unlimited)
 	alice, tokens := w.Join("alice")

@@ -275,6 +275,26 @@ func TestHostilePeerCannotDrain(t *testing.T) {
 	}
 }
 
+// A peer gets one-time keys at a bounded pace, whomever it asks for.
+func TestPeerRate(t *testing.T) {
+	w := newWorld(t, directory.Options{})
+	with := 0
+	for i := range 14 {
+		p, q := w.join(clearbox.Handle(fmt.Sprint("p", i)))
+		w.stock(p, q, directory.Reserve+1)
+		bs, err := w.dir.PeerClaim(t.Context(), "b.test", fmt.Sprint(i), p.User.UID, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if bs[0].OneTime != nil {
+			with++
+		}
+	}
+	if with != 10 {
+		t.Fatalf("%d one-time keys in a moment, want 10", with)
+	}
+}
+
 func TestClaimsForNobodyAreBounded(t *testing.T) {
 	w := newWorld(t, directory.Options{})
 	for i := range 300 {

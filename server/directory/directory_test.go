@@ -324,6 +324,8 @@ func TestRemoveDeviceBeforeANewListIsSigned(t *testing.T) {
 	bob.List.Version++
 	_, err = w.dir.PublishList(t.Context(), p, directory.ListUpdate{Signed: bob.Signed()})
 	wantCode(t, err, clearbox.CodeBadRequest)
+	_, err = w.dir.PublishList(t.Context(), p, directory.ListUpdate{Signed: bob.Signed(), Keys: map[clearbox.DeviceID]directory.Keys{2: bob.Keys(1)}})
+	wantCode(t, err, clearbox.CodeBadRequest)
 	bob.DropDevice(2)
 	a, err = w.dir.PublishList(t.Context(), p, directory.ListUpdate{Signed: bob.Signed()})
 	if err != nil || len(a.Withdrawn) != 0 {
