@@ -1,6 +1,8 @@
 package ratchet_test
 
 import (
+	"crypto/aes"
+	"crypto/cipher"
 	"errors"
 	"slices"
 	"testing"
@@ -122,5 +124,32 @@ func TestDecodersAreStrict(t *testing.T) {
 	block[4] = bytesField(4, make([]byte, 17))
 	if err := ratchet.ParseSignal(join(block, make([]byte, 8)...)); !errors.Is(err, ratchet.ErrMalformed) {
 		t.Errorf("ciphertext of 17 bytes: %v", err)
+	}
+}
+
+// A peer that holds the keys can send any padding; only PKCS#7 is read.
+func TestPaddingIsStrict(t *testing.T) {
+	keys := make([]byte, 80)
+	block, err := aes.NewCipher(keys[:32])
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		last []byte // end of the only block
+		ok   bool
+	}{
+		"one byte":      {[]byte{1}, true},
+		"whole block":   {slices.Repeat([]byte{16}, 16), true},
+		"zero":          {[]byte{0}, false},
+		"17":            {[]byte{17}, false},
+		"255":           {[]byte{255}, false},
+		"inconsistent":  {[]byte{9, 3, 3}, false},
+		"one too short": {[]byte{9, 4, 4, 4}, false},
+	} {
+		b := slices.Concat(make([]byte, 16-len(c.last)), c.last)
+		cipher.NewCBCEncrypter(block, keys[64:]).CryptBlocks(b, b)
+		if _, err := ratchet.DecryptBody(keys, b); (err == nil) != c.ok || err != nil && !errors.Is(err, ratchet.ErrMalformed) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
