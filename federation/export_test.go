@@ -1,6 +1,12 @@
 package federation
 
-import "crypto/sha256"
+import (
+	"crypto/sha256"
+	"io"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+)
 
 // BaseOf builds a signature base from any components with the functions that
 // build the profile's.
@@ -14,3 +20,27 @@ func BaseOf(components [][2]string, params string) []byte {
 
 // Digest is the Content-Digest of a body.
 func Digest(body []byte) string { return digestHeader(sha256.Sum256(body)) }
+
+// Health is the detector of an outage of our own.
+type Health struct{ h *health }
+
+// NewHealth knows of no attempt.
+func NewHealth() Health { return Health{newHealth()} }
+
+// Note records an attempt.
+func (h Health) Note(peer clearbox.ServerName, now time.Time, ok bool) (outage, changed bool) {
+	return h.h.note(peer, now, ok)
+}
+
+// Waits gives the waits after failures one after the other; away is moved on
+// by each of them.
+func Waits(random io.Reader, start time.Time, away time.Duration, frozen bool) []time.Duration {
+	b := backoff{random: random}
+	var out []time.Duration
+	for now := start; now.Sub(start) < away; {
+		w := b.next(now, frozen)
+		out = append(out, w)
+		now = now.Add(w)
+	}
+	return out
+}

@@ -130,6 +130,7 @@ func (n *node) open() {
 	random := seeded{rand.New(rand.NewPCG(9, uint64(n.name[0])+uint64(time.Now().UnixNano())))}
 	n.client = federation.NewClient(n.self, n.peers, n, federation.ClientOptions{Now: n.now, Random: &lockedRandom{r: random}})
 	n.sender = federation.NewSender(n.client, n.outbox, federation.SenderOptions{Now: n.now, Random: random, Window: n.window})
+	n.self.OnDocument(n.sender.Greet)
 	n.inbox = federation.NewInbox(n.self, n.client, n.acceptor, n.dir, federation.InboxOptions{
 		Now: n.now, Contact: n.sender.Wake, EnvelopesPerSecond: n.rate,
 	})

@@ -151,13 +151,12 @@ func (in *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // signature over the headers, clock, nonce, state of the peering, quotas, and
 // only then the body.
 func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
-	ctx := r.Context()
 	origin, err := in.verifier.Origin(r)
 	if err != nil {
 		in.refused(w, "", err)
 		return
 	}
-	peer, err := in.peers.Peer(ctx, origin)
+	peer, err := in.peers.Peer(r.Context(), origin)
 	if err != nil || peer.State != PeerActive && peer.State != PeerSuspended {
 		in.refuseUnsigned(w, &problem{Code: clearbox.CodeUnknownPeer})
 		return
@@ -171,6 +170,7 @@ func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 		return
 	}
 	a := &answerer{in: in, w: w, peer: origin, request: v.Signature}
+	ctx := r.Context()
 	switch {
 	case err != nil:
 		a.refuse(err)
@@ -203,6 +203,9 @@ func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 	in.client.Contact(origin)
 	in.opts.Contact(origin)
 	answer, err := e.handle(ctx, origin, body)
+	if ctx.Err() != nil {
+		err = &clearbox.Error{Code: clearbox.CodeUnavailable, Cause: ctx.Err()} // nobody is there to read it
+	}
 	if err != nil {
 		a.refuse(err)
 		return
@@ -229,9 +232,9 @@ func faultOf(err error) string {
 }
 
 // refused answers a request whose signature was not established; nothing is
-// signed for it.
+// signed for it, and strangers do not fill the log.
 func (in *Inbox) refused(w http.ResponseWriter, origin clearbox.ServerName, err error) {
-	in.opts.Log.Info("federation request refused", "peer", string(origin), "code", string(clearbox.CodeOf(err)), "fault", faultOf(err))
+	in.opts.Log.Debug("federation request refused", "peer", string(origin), "code", string(clearbox.CodeOf(err)), "fault", faultOf(err))
 	in.refuseUnsigned(w, &problem{Code: clearbox.CodeOf(err)})
 }
 

@@ -36,11 +36,10 @@ type WellKnown struct {
 // Hello says "I am here" and what each side sees of the other's document.
 // The answer has the same form.
 type Hello struct {
-	Seq    int64  `cbor:"seq"`    // of the speaker's own document
-	Hash   []byte `cbor:"hash"`   // of the speaker's own document
-	Seen   []byte `cbor:"seen"`   // hash of the listener's document that the speaker holds, or empty
-	Clock  int64  `cbor:"clock"`  // the speaker's time, ms
-	Stream []byte `cbor:"stream"` // the speaker's message stream towards the listener, or empty
+	Seq   int64  `cbor:"seq"`   // of the speaker's own document
+	Hash  []byte `cbor:"hash"`  // of the speaker's own document
+	Seen  []byte `cbor:"seen"`  // hash of the listener's document that the speaker holds, or empty
+	Clock int64  `cbor:"clock"` // the speaker's time, ms
 }
 
 type resolveRequest struct {

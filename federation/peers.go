@@ -34,7 +34,7 @@ type Peer struct {
 
 // Target is p as transport needs it.
 func (p *Peer) Target() Target {
-	return Target{Server: p.Server, Endpoints: p.Endpoints, Discover: !p.Fixed, AllowPrivate: p.AllowPrivate, Pinned: p.Pin != [32]byte{}}
+	return Target{Server: p.Server, Endpoints: p.Endpoints, Discover: !p.Fixed && !p.AllowPrivate, AllowPrivate: p.AllowPrivate, Pinned: p.Pin != [32]byte{}}
 }
 
 // Status is the sender's view of one peer, for operators.

@@ -133,8 +133,8 @@ func (s *Self) Run(ctx context.Context) error {
 	}
 }
 
-// OnDocument registers fn to be called after each new document. It is meant
-// for assembly, before Run.
+// OnDocument registers fn to be called after each new document, such as
+// Sender.Greet so that peers hear of it. It is meant for assembly, before Run.
 func (s *Self) OnDocument(fn func()) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -231,18 +231,12 @@ func TestTooLargeIsHalvedDownToTheItem(t *testing.T) {
 
 func TestPeerThatFindsBatchesTooLarge(t *testing.T) {
 	two(t, nil, func(w *world, a, b *node) {
-		b.acceptor.fail = nil
-		accept := b.acceptor
-		accept.mu.Lock()
-		accept.verdict = nil
-		accept.mu.Unlock()
-		limit := &limited{acceptor: accept, max: 10}
 		b.stop()
-		b.openWith(limit)
+		b.openWith(&limited{acceptor: b.acceptor, max: 10})
 		b.run()
 		a.send("b.test", 200)
 		wait(t, time.Minute)
-		if n := accept.count(); n != 200 {
+		if n := b.acceptor.count(); n != 200 {
 			t.Errorf("delivered %d", n)
 		}
 	})

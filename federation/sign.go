@@ -247,7 +247,7 @@ func ReadBody(r *http.Request, limit int64) ([]byte, error) {
 	}
 	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
 	if err != nil {
-		return nil, clearbox.Wrap(clearbox.CodeBadRequest, "the body could not be read", err)
+		return nil, clearbox.Wrap(clearbox.CodeUnavailable, "the body did not arrive", err) // says nothing about what it holds
 	}
 	if int64(len(body)) > limit {
 		return nil, fault(FaultLength)
