@@ -51,8 +51,14 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
+		Setup:               func(e *testscript.Env) error { e.Values[housesKey{}] = houses{}; return nil },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"server":      scriptServer,
+			"serve":       scriptServe,
+			"stop":        scriptStop,
+			"people":      scriptPeople,
+			"address":     scriptAddress,
+			"trust":       scriptTrust,
+			"field":       scriptField,
 			"certificate": scriptCertificate,
 			"touch":       scriptTouch,
 			"listen":      scriptListen,
@@ -71,7 +77,8 @@ func scriptCertificate(ts *testscript.TestScript, neg bool, args []string) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	ts.Check(err)
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: args[2]}, DNSNames: []string{args[2]},
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: args[2]}, DNSNames: []string{args[2]}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		IsCA: true, BasicConstraintsValid: true,
 		NotBefore: time.Now().Add(-48 * time.Hour), NotAfter: time.Now().Add(24*days + time.Minute),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)

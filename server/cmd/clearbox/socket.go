@@ -132,8 +132,12 @@ func refused(status int, data []byte) error {
 	if text == "" {
 		text = p.Title
 	}
-	for _, e := range p.Errors {
-		text += fmt.Sprintf("\n  %s %s", strings.TrimPrefix(e.Pointer, "/"), e.Detail)
+	if len(p.Errors) > 0 { // they say it more exactly
+		lines := make([]string, len(p.Errors))
+		for i, e := range p.Errors {
+			lines[i] = strings.TrimPrefix(strings.TrimPrefix(e.Pointer, "/")+": ", ": ") + e.Detail
+		}
+		text = strings.Join(lines, "\n  ")
 	}
 	return &failure{code: exitFailed, slug: p.Code, text: text}
 }
