@@ -171,10 +171,23 @@ func (s *socket) begin(visible bool) {
 	}
 	s.mail = a.parts.Mailbox(s.who)
 	a.parts.Presence.Arrive(s.who.User, visible)
-	go s.read()
+	// The greeting asks the store, which takes a deep stack; the reader's own
+	// goroutine, which lives as long as the socket, keeps a small one.
+	a.workers.run(s.introduce)
 	if older != nil {
 		older.close(wire.CloseReplaced)
 	}
+}
+
+// introduce greets and starts the reader.
+func (s *socket) introduce() {
+	now := s.api.o.Now().UnixNano()
+	s.heard.Store(now)
+	s.acked.Store(now)
+	if err := s.greet(); err != nil {
+		s.api.o.Log.Debug("socket not greeted", "session", s.who.Session, "code", string(codeOf(err)))
+	}
+	go s.read() // also after a failure: it reads the answer to the close frame
 }
 
 // greet says welcome and lets the mail flow.
@@ -223,12 +236,6 @@ func (s *socket) read() {
 	defer s.leave()
 	defer s.finish()
 	defer s.caught("/ws read")
-	s.heard.Store(s.api.o.Now().UnixNano())
-	s.acked.Store(s.api.o.Now().UnixNano())
-	if err := s.greet(); err != nil {
-		s.api.o.Log.Debug("socket not greeted", "session", s.who.Session, "code", string(codeOf(err)))
-		return
-	}
 	for s.next() {
 	}
 }
