@@ -210,6 +210,9 @@ type Status struct {
 	Queued  int   // messages and receipts not yet at the own homeserver
 	Unshown int
 	Held    int // envelopes that wait for a changed identity to be accepted
+	// Receipts tells that delivered receipts for accepted contacts are still
+	// collected.
+	Receipts bool
 }
 
 // Status gives the present state.
@@ -223,7 +226,15 @@ func (b *Brain) Status(ctx context.Context) (Status, error) {
 			}
 			*n = len(entries)
 		}
-		return nil
+		waiting, err := heads(r, prefixRcpt)
+		for _, uuid := range waiting {
+			c, err := load[contact](r, contactKey(uuid))
+			if err != nil {
+				return err
+			}
+			st.Receipts = st.Receipts || c != nil && c.Accepted && c.Changed == nil
+		}
+		return err
 	})
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -71,6 +71,27 @@ func (b *Brain) flushReceipts(ctx context.Context) error {
 	return err
 }
 
+// Flush queues the receipts that are due without their pause and waits until
+// Run, which goes on meanwhile, has sent everything, or until ctx ends.
+func (b *Brain) Flush(ctx context.Context) error {
+	changed, stop := b.Watch()
+	defer stop()
+	if err := b.flushReceipts(ctx); err != nil {
+		return err
+	}
+	for {
+		st, err := b.Status(ctx)
+		if err != nil || st.Queued == 0 {
+			return err
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
 func (b *Brain) flushReceiptsFor(tx Tx, s *self, uuid string) (queued bool, err error) {
 	c, err := load[contact](tx, contactKey(uuid))
 	if err != nil || c == nil {
@@ -133,16 +154,16 @@ func (c *connection) tasks(ctx context.Context) {
 	}
 	run(c.b.tendPreKeys)
 	run(c.b.askStatuses)
-	run(c.b.confirmNames)
+	run(c.b.ConfirmNames)
 	for ctx.Err() == nil {
 		select {
 		case <-statuses.C:
 			run(c.b.askStatuses)
 		case <-preKeys.C:
 			run(c.b.tendPreKeys)
-			run(c.b.confirmNames)
+			run(c.b.ConfirmNames)
 		case <-c.b.tasksWake:
-			run(c.b.confirmNames)
+			run(c.b.ConfirmNames)
 			if c.b.keysUsed.Load() >= int64(c.b.preKeys/preKeyLow) {
 				c.b.keysUsed.Store(0)
 				run(c.b.tendPreKeys)
@@ -212,8 +233,9 @@ func (b *Brain) status(ctx context.Context, id clearbox.MessageID, state wire.Me
 	return err
 }
 
-// confirmNames asks servers whether their users are called what they say.
-func (b *Brain) confirmNames(ctx context.Context) error {
+// ConfirmNames asks servers whether their users are called what they say. Run
+// does it too, a moment after somebody new has written.
+func (b *Brain) ConfirmNames(ctx context.Context) error {
 	var claims []contact
 	err := b.vault.View(ctx, func(r Reader) error {
 		claims = nil
