@@ -67,8 +67,12 @@ func TestOvertakingIsParked(t *testing.T) {
 	two(t, func(w *world, a, b *node) {
 		w.wire = wire{latency: 10 * time.Millisecond, jitter: 500 * time.Millisecond}
 	}, func(w *world, a, b *node) {
+		before := w.attempts()
 		a.send("b.test", 4000)
 		wait(t, 30*time.Second)
+		if n := w.attempts() - before; n > 4000/federation.MaxItems+2 {
+			t.Errorf("%d requests for %d transactions", n, 4000/federation.MaxItems+1)
+		}
 		if b.acceptor.gaps == 0 {
 			t.Error("nothing overtook")
 		}

@@ -307,6 +307,16 @@ func TestTokenIsForOneServerOnce(t *testing.T) {
 		if c.state("a.test") != "" || a.state("b.test") != storage.PeerInvited || a.state("c.test") != "" {
 			t.Error("a refused token changed something")
 		}
+		a.invite("c.test")
+		if _, err := c.accept(inv.Token); clearbox.CodeOf(err) != clearbox.CodeInviteInvalid || a.state("c.test") != storage.PeerInvited {
+			t.Errorf("another invited server's token: %v", err)
+		}
+		withdrawn := a.invite("b.test")
+		must(t, a.service.Remove(t.Context(), deed("peer.remove"), "b.test"))
+		if _, err := b.accept(withdrawn.Token); clearbox.CodeOf(err) != clearbox.CodeInviteInvalid || a.state("b.test") != storage.PeerRemoved {
+			t.Errorf("a withdrawn invitation: %v", err)
+		}
+		inv = a.invite("b.test")
 		_, err := b.accept(inv.Token)
 		must(t, err)
 		must(t, a.service.Remove(t.Context(), deed("peer.remove"), "b.test"))
