@@ -28,6 +28,7 @@ type world struct {
 	faults *storage.Faults
 	now    time.Time
 	admin  *admin.Service
+	auth   *auth.Service
 	peers  *peering
 	people map[string]int64
 	reload error
@@ -57,7 +58,8 @@ func newWorld(t *testing.T) *world {
 		w.person(u.name, u.role)
 	}
 	w.peers = &peering{store: w.store}
-	w.admin = admin.New(w.store, auth.New(w.store, w.ks, "a.test", auth.Options{Now: clock, Random: rand.Reader}), "a.test", admin.Options{
+	w.auth = auth.New(w.store, w.ks, "a.test", auth.Options{Now: clock, Random: rand.Reader})
+	w.admin = admin.New(w.store, w.auth, "a.test", admin.Options{
 		Now: clock, PublicURL: "https://chat.a.test", InviteTTL: 72 * time.Hour, Mode: "allowlist", Identity: bytes.Repeat([]byte{9}, 32),
 		Version: wire.Version{Version: "test"}, Peers: w.peers,
 		Ready: func(context.Context) []wire.ReadyCheck { return []wire.ReadyCheck{{Name: "store", OK: true}} },
@@ -230,6 +232,25 @@ func TestDeedsAndTheirRecords(t *testing.T) {
 	w.now = start.Add(time.Hour)
 	if list, err = w.admin.Invites(ctx, local, "", 100); err != nil || list.Invites[0].State == "open" || list.Invites[1].State == "open" {
 		t.Errorf("an hour later: %+v, %v", list, err)
+	}
+}
+
+// A ban ends sessions at once: whoever holds sockets is told after the commit.
+func TestBanEndsSessions(t *testing.T) {
+	ctx := context.Background()
+	w := newWorld(t)
+	if err := w.store.Update(ctx, func(tx *storage.Tx) error {
+		return tx.CreateSession(&storage.Session{ID: "s1", UserNo: w.people["bob"], Created: tx.Now(), LastUsed: tx.Now(), Expires: tx.Now() + 1e9})
+	}); err != nil {
+		t.Fatal(err)
+	}
+	var ended []string
+	w.auth.OnRevoke(func(sessions []string) { ended = append(ended, sessions...) })
+	if _, err := w.admin.Ban(ctx, admin.Local(), "bob", wire.AdminReason{}); err != nil {
+		t.Fatal(err)
+	}
+	if strings.Join(ended, " ") != "s1" {
+		t.Errorf("ended sessions: %v", ended)
 	}
 }
 

@@ -66,6 +66,7 @@ func TestCanary(t *testing.T) {
 			log.Info("lazy", "name", talkative{canary})
 			log.With("token", canary).WithGroup("request").Info("grouped", "password", canary, slog.Group("more", "secret", canary))
 			log.Info("tokens", "url", "wss://a.test/ws?token="+token, "error", fmt.Errorf("GET /ws?token=%s: refused", token), "reason", "Bearer "+token)
+			log.Info("bare token "+token, "error", errors.New("the token "+token+" is bad"))
 			log.Info("url", "url", &url.URL{Scheme: "https", Host: "a.test", Path: "/ws", RawQuery: "token=" + canary, User: url.UserPassword(canary, canary)})
 			log.Info("key", "error", errors.New("bad key 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"), "reason", "MCowBQYDK2VwAyEAGb9ECWmEzf6FQbrBZ9w7lshQhqowtrbLDFw4rXAxZuE=")
 			l.Std(slog.LevelWarn).Printf("http: error for %s@a.test token=%s", canary, token)

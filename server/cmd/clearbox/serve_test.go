@@ -208,6 +208,25 @@ func TestBadReloadKeepsTheConfiguration(t *testing.T) {
 	}
 }
 
+// Files that appear between the check and the writing are not overwritten.
+func TestInitOverwritesNothing(t *testing.T) {
+	dir := t.TempDir()
+	there := filepath.Join(dir, "keys", "identity.key")
+	if err := errors.Join(os.Mkdir(filepath.Dir(there), 0o700), os.WriteFile(there, []byte("precious"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	err := writeAll(dir, []newFile{{filepath.Join(dir, "keys", "root.key"), []byte("new")}, {there, []byte("new")}})
+	if !errors.Is(err, os.ErrExist) {
+		t.Errorf("writeAll = %v", err)
+	}
+	if data, err := os.ReadFile(there); err != nil || string(data) != "precious" {
+		t.Errorf("the file holds %q, %v", data, err)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "keys", "root.key")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("what was written before is still there: %v", err)
+	}
+}
+
 // Who cannot wait for the end of the draining signals twice.
 func TestServeSecondSignal(t *testing.T) {
 	stuck := make(chan struct{})
