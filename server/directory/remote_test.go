@@ -239,6 +239,11 @@ func TestRemoteListMustContinue(t *testing.T) {
 	fake = newer
 	fake.DeviceList = signed
 	forge("the same version with other devices", fake)
+	two.Devices, two.Version = two.Devices[1:], 1
+	if fake.DeviceList, err = two.Sign(bob.Root); err != nil {
+		t.Fatal(err)
+	}
+	forge("an older version that never was", fake)
 }
 
 func TestManyAskersOneQuestion(t *testing.T) {
