@@ -30,3 +30,30 @@ func (a *API) Window(session string) (frames, bytes int) {
 	}
 	return 0, 0
 }
+
+// Classes are the columns of the role table.
+var Classes = []string{"anyone", "nodevice", "member", "moderator", "rights", "dpo", "admin", "local"}
+
+// Operation is one row of the role table, in words.
+type Operation struct {
+	Route  string
+	May    []string // none, own, other or both, as Classes
+	HasOwn bool     // the object may be the caller's own or another's
+}
+
+// Operations is the role table.
+func Operations() []Operation {
+	words := map[grant]string{none: "none", own: "own", other: "other", both: "both"}
+	var out []Operation
+	for _, op := range operations() {
+		row := Operation{Route: op.method + " " + op.path, HasOwn: op.mine != nil}
+		for _, g := range op.may {
+			row.May = append(row.May, words[g])
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+// ForgetPanics is for the test that makes some.
+func (a *API) ForgetPanics() { a.panics.Store(0) }

@@ -24,9 +24,6 @@ import (
 // HTTP server keeps for a request is let go.
 func openSocket(c *call) error {
 	a := c.api
-	if c.class == byLocal {
-		return clearbox.Errorf(clearbox.CodeNotFound, "there is nothing here")
-	}
 	if a.draining.Load() {
 		return draining()
 	}

@@ -55,6 +55,7 @@ func operations() []operation {
 		//               anon   nodev memb  mod   right dpo   admin local
 		public  = grants{other, both, both, both, both, both, both, both}
 		entry   = grants{other, both, both, both, both, both, both, none}
+		socket  = grants{other, none, both, both, both, both, both, none}
 		account = grants{none, own, own, own, own, own, own, none}
 		device  = grants{none, none, own, own, own, own, own, none}
 		people  = grants{none, none, both, both, both, both, both, none}
@@ -106,7 +107,7 @@ func operations() []operation {
 		{del, "/messages/history", device, 0, deleteHistory, nil},
 		{get, "/sync", device, 0, syncMail, nil},
 		// The socket resolves its caller itself: the token may be in the URL.
-		{get, "/ws", public, 0, openSocket, nil},
+		{get, "/ws", socket, 0, openSocket, nil},
 
 		{post, "/groups/create", public, 0, notYet, nil},
 		{get, "/groups", public, 0, notYet, nil},

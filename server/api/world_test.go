@@ -81,7 +81,7 @@ type setup struct {
 	archive archive.Options
 	mailbox func(api.Mailbox) api.Mailbox
 	router  func(api.Router) api.Router
-	noTLS   bool
+	draws   int // random bytes drawn beforehand: another number makes other keys
 }
 
 func newWorld(t testing.TB, o setup) *world {
@@ -90,6 +90,7 @@ func newWorld(t testing.TB, o setup) *world {
 		o.auth.LoginsPerMinute = -1
 	}
 	w := &world{World: authtest.New(t, o.auth), t: t, log: &syncBuffer{}, hub: presence.New()}
+	w.Random.Read(make([]byte, o.draws))
 	dir := directory.New(w.Store, w.Auth, home, directory.Options{Now: w.Clock.Now, Random: w.Random})
 	w.router = delivery.New(w.Store, w.People, dir, noRoute{}, home, delivery.Options{Now: w.Clock.Now})
 	log := slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
