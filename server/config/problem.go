@@ -85,6 +85,20 @@ func (e *Errors) Error() string {
 	return strings.Join(lines, "\n")
 }
 
+// Brief lists at most n problems in one line each, without excerpts.
+func (e *Errors) Brief(n int) string {
+	var lines []string
+	for i, p := range e.Problems {
+		if i == n {
+			lines = append(lines, fmt.Sprintf("and %d more", len(e.Problems)-n))
+			break
+		}
+		first, _, _ := strings.Cut(p.String(), "\n")
+		lines = append(lines, first)
+	}
+	return strings.Join(lines, "\n")
+}
+
 // Summary counts them, in one line.
 func (e *Errors) Summary() string {
 	if len(e.Problems) == 1 {

@@ -4,10 +4,10 @@ package logging
 type class uint8
 
 const (
-	unlisted class = iota // the value is hidden: name the key here first
-	plain                 // numbers, codes, server names, file paths: shown, and scrubbed
-	opaque                // random ids that name no person: shown as they are
-	pseudonym             // ids of sessions: shown under a name of the day, with privacy mode or without
+	unlisted  class = iota // the value is hidden: name the key here first
+	plain                  // numbers, codes, server names, file paths: shown, and scrubbed
+	opaque                 // random ids that name no person: shown as they are
+	pseudonym              // ids of sessions: shown under a name of the day, with privacy mode or without
 )
 
 // keys is the one list of attribute names, in snake_case. A key that is missing

@@ -124,20 +124,12 @@ func (e *examination) config() finding {
 	const name = "config"
 	if e.broken != nil {
 		f := asFailure(e.broken)
-		var lines []string
-		for _, p := range f.problems {
-			first, _, _ := strings.Cut(p.String(), "\n")
-			lines = append(lines, first)
-		}
-		return bad(name, "clearbox config check"+e.x.mention(), "%s", strings.Join(append([]string{f.text}, lines...), "\n"))
+		all := &config.Errors{Problems: f.problems}
+		return bad(name, "clearbox config check"+e.x.mention(), "%s\n%s", f.text, all.Brief(20))
 	}
 	if len(e.loaded.Warnings) > 0 {
-		var lines []string
-		for _, w := range e.loaded.Warnings {
-			first, _, _ := strings.Cut(w.String(), "\n")
-			lines = append(lines, first)
-		}
-		return warn(name, "", "%s", strings.Join(lines, "\n"))
+		all := &config.Errors{Problems: e.loaded.Warnings}
+		return warn(name, "", "%s", all.Brief(20))
 	}
 	return ok(name, "%s", e.x.configPath())
 }

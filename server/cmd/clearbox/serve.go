@@ -120,7 +120,7 @@ func (r *reloader) reload(context.Context) (wire.AdminReload, error) {
 			logProblem(log, slog.LevelError, "configuration mistake", p)
 		}
 		log.Error("configuration not reloaded; the running one stays in force", "problems", len(mistakes.Problems))
-		return wire.AdminReload{}, clearbox.Errorf(clearbox.CodeBadRequest, "%s; the running one stays in force; see `clearbox config check`", mistakes.Summary())
+		return wire.AdminReload{}, clearbox.Errorf(clearbox.CodeBadRequest, "%s; the running one stays in force\n%s", mistakes.Summary(), mistakes.Brief(10))
 	}
 	merged := config.Applied(r.current, loaded.Config)
 	if err := r.server.Reload(merged); err != nil {
