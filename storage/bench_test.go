@@ -266,3 +266,24 @@ func BenchmarkSeal(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkOpen is what a start costs: of a new database, with its migrations,
+// and of one that is there.
+func BenchmarkOpen(b *testing.B) {
+	b.Run("new", func(b *testing.B) {
+		for b.Loop() {
+			w := open(b)
+			must(b, w.Store.Close())
+			w.Store = nil
+			b.StopTimer()
+			w.reopen()
+			b.StartTimer()
+		}
+	})
+	b.Run("known", func(b *testing.B) {
+		w := open(b)
+		for b.Loop() {
+			w.reopen()
+		}
+	})
+}

@@ -322,7 +322,8 @@ func (tx *Tx) OutboxExpired(now clearbox.Millis, limit int) ([]OutboxItem, error
 }
 
 // OutboxUndelayed gives at most limit items that were accepted at or before the
-// given moment and whose senders were not told yet, oldest first.
+// given moment, whose senders were not told yet and that are not withdrawn,
+// oldest first.
 func (tx *Tx) OutboxUndelayed(before clearbox.Millis, limit int) ([]OutboxItem, error) {
 	return tx.outbox(limit, -1, "WHERE delayed = 0 AND void = 0 AND accepted <= $1 ORDER BY accepted, row_no LIMIT $2", int64(before), int64(limit))
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -24,6 +25,13 @@ import (
 func TestMain(m *testing.M) {
 	if path := os.Getenv("CLEARBOX_TEST_SECOND"); path != "" {
 		second(path)
+	}
+	// TestModel: few long runs find more than many short ones. The command line
+	// overrides this.
+	for name, value := range map[string]string{"rapid.checks": "15", "rapid.steps": "150"} {
+		if err := flag.Set(name, value); err != nil {
+			panic(err)
+		}
 	}
 	goleak.VerifyTestMain(m)
 }

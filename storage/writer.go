@@ -366,9 +366,12 @@ func (w *writer) undo(u *update, failure error, dirty bool) error {
 			return fmt.Errorf("begin: %w", err)
 		}
 		return nil
-	case !w.tx.opened:
+	case !w.tx.savepoint:
 		u.panic = nil // it runs again
 		return errUndo
+	case !w.tx.opened:
+		u.err = failure // of the savepoint itself
+		return errRolledBack
 	}
 	u.err = failure
 	if _, err := w.c.exec("ROLLBACK TO SAVEPOINT one"); err != nil {
