@@ -452,3 +452,21 @@ func (l *limited) Accept(ctx context.Context, peer clearbox.ServerName, txn *fed
 }
 
 func rng(seed int64) *rand.Rand { return rand.New(rand.NewPCG(uint64(seed), 5)) }
+
+// liar changes what its acceptor answers.
+type liar struct {
+	*acceptor
+	lie func(*federation.Answer)
+}
+
+func (l *liar) Accept(ctx context.Context, peer clearbox.ServerName, txn *federation.Transaction) (*federation.Answer, error) {
+	a, err := l.acceptor.Accept(ctx, peer, txn)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	changed := *a
+	l.lie(&changed)
+	return &changed, nil
+}

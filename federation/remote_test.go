@@ -2,6 +2,7 @@ package federation_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 	"time"
 
@@ -135,6 +136,31 @@ func TestUnknownKeysFetchOnceAMinute(t *testing.T) {
 		}
 		if n := w.attempts() - before; n != 1 {
 			t.Errorf("%d fetches in a minute", n)
+		}
+	})
+}
+
+// So do answers with unknown keys, and none of them is believed.
+func TestAnswersWithUnknownKeys(t *testing.T) {
+	two(t, nil, func(w *world, a, b *node) {
+		wait(t, 2*time.Minute)
+		fetches := 0
+		w.set(func(x *wire) {
+			x.answer = func(req *http.Request, _ []byte, resp *http.Response) {
+				if req.Method == http.MethodGet {
+					fetches++
+				}
+				resp.Header.Set("Signature-Input", strings.Replace(resp.Header.Get("Signature-Input"), `keyid="fs-`, `keyid="fx-`, 1))
+			}
+		})
+		for range 50 {
+			if _, err := a.client.Hello(w.t.Context(), "b.test"); clearbox.CodeOf(err) != clearbox.CodeUnknownKey {
+				t.Fatalf("%v", err)
+			}
+			time.Sleep(time.Second)
+		}
+		if fetches != 1 {
+			t.Errorf("%d fetches in a minute", fetches)
 		}
 	})
 }

@@ -362,6 +362,32 @@ func TestClasses(t *testing.T) {
 	}
 }
 
+// An answer that does not fit the transaction settles nothing.
+func TestAnswersThatDoNotFit(t *testing.T) {
+	for name, lie := range map[string]func(*federation.Answer){
+		"too few verdicts": func(a *federation.Answer) { a.Verdicts = a.Verdicts[:1] },
+		"another stream":   func(a *federation.Answer) { a.Stream = make([]byte, 16) },
+		"another position": func(a *federation.Answer) { a.FirstPos++ },
+		"not accepted":     func(a *federation.Answer) { a.AcceptedThrough = 1 },
+	} {
+		two(t, nil, func(w *world, a, b *node) {
+			l := &liar{acceptor: b.acceptor, lie: lie}
+			b.stop()
+			b.openWith(l)
+			b.run()
+			a.send("b.test", 3)
+			wait(t, 4*time.Second)
+			if a.outbox.unsettled() != 3 {
+				t.Errorf("%s: settled", name)
+			}
+			b.acceptor.mu.Lock()
+			l.lie = func(*federation.Answer) {}
+			b.acceptor.mu.Unlock()
+			wait(t, time.Minute)
+		})
+	}
+}
+
 // A proxy's answer without the peer's signature slows a queue down and never
 // parks, splits or settles it.
 func TestUnsignedAnswersDecideNothing(t *testing.T) {

@@ -527,6 +527,32 @@ func TestConfiguredPeers(t *testing.T) {
 	})
 }
 
+// Attack 5: an older document, or another one under the same sequence, is not
+// stored.
+func TestDocumentsDoNotGoBack(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab, a, b *site) {
+		_, err := b.accept(a.invite("b.test").Token)
+		must(t, err)
+		stored, _ := b.table.Stored("a.test")
+		for _, seq := range []int64{stored.Seq - 1, stored.Seq} {
+			d, err := federation.ParseDocument(stored.Document)
+			must(t, err)
+			d.Seq, d.Legal.Controller = seq, "somebody else"
+			raw, err := d.Sign(a.id)
+			must(t, err)
+			d, err = federation.ParseDocument(raw)
+			must(t, err)
+			var rollback *federation.RollbackError
+			if err := b.table.SaveDocument(t.Context(), "a.test", d); !errors.As(err, &rollback) {
+				t.Errorf("sequence %d after %d: %v", seq, stored.Seq, err)
+			}
+		}
+		if after, _ := b.table.Stored("a.test"); !bytes.Equal(after.Document, stored.Document) {
+			t.Error("something was stored")
+		}
+	})
+}
+
 // Everything survives a restart.
 func TestRestart(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab, a, b *site) {
