@@ -161,53 +161,32 @@ type kept struct {
 // allow is asked once per one-time key.
 func (s *Service) claim(ctx context.Context, c claim, allow func() bool) ([]Bundle, error) {
 	var before *kept
-	var known []storage.RecipientDevice
+	var out []Bundle
+	oneTime := make(map[int64]bool) // by device number
 	err := s.store.View(ctx, func(tx *storage.Tx) (err error) {
-		known = nil
 		if before, err = c.before(tx); err != nil || before != nil {
 			return err
-		}
-		r, err := c.recipient(tx)
-		known = r.Devices
-		return err
-	})
-	nobody := errors.Is(err, storage.ErrNotFound)
-	switch {
-	case before != nil:
-		return c.again(before)
-	case err != nil && !nobody:
-		return nil, fmt.Errorf("claim prekeys: %w", err)
-	}
-	if nobody {
-		return nil, s.claimNobody(ctx, c, allow)
-	}
-	oneTime := make(map[int64]bool)
-	for _, d := range known {
-		if c.wants(d.ID) && allow() {
-			oneTime[d.No] = true
-		}
-	}
-	var out []Bundle
-	run, take := s.store.View, false
-	if len(oneTime) > 0 {
-		run, take = s.store.Update, true
-	}
-	err = run(ctx, func(tx *storage.Tx) (err error) {
-		out = nil
-		if take {
-			if before, err = c.before(tx); err != nil || before != nil {
-				return err
-			}
 		}
 		r, err := c.recipient(tx)
 		if err != nil {
 			return err
 		}
-		if out, err = s.bundles(tx, r, c, oneTime); err != nil || !take {
-			return err
+		for _, d := range r.Devices {
+			if c.wants(d.ID) && allow() {
+				oneTime[d.No] = true
+			}
 		}
-		return c.keep(tx, r.No, kept{Target: c.target, Devices: c.devices, Bundles: out})
+		if len(oneTime) == 0 {
+			out, err = s.bundles(tx, r, c, nil)
+		}
+		return err
 	})
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, s.claimNobody(ctx, c, allow)
+	}
+	if err == nil && before == nil && len(oneTime) > 0 {
+		out, before, err = s.claimOneTime(ctx, c, oneTime)
+	}
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
 		return nil, errNobody()
@@ -217,6 +196,26 @@ func (s *Service) claim(ctx context.Context, c claim, allow func() bool) ([]Bund
 		return c.again(before)
 	}
 	return out, nil
+}
+
+// claimOneTime takes one-time keys and keeps the answer, unless the same claim
+// came first.
+func (s *Service) claimOneTime(ctx context.Context, c claim, oneTime map[int64]bool) (out []Bundle, before *kept, err error) {
+	err = s.store.Update(ctx, func(tx *storage.Tx) (err error) {
+		out = nil
+		if before, err = c.before(tx); err != nil || before != nil {
+			return err
+		}
+		r, err := c.recipient(tx)
+		if err != nil {
+			return err
+		}
+		if out, err = s.bundles(tx, r, c, oneTime); err != nil {
+			return err
+		}
+		return c.keep(tx, r.No, kept{Target: c.target, Devices: c.devices, Bundles: out})
+	})
+	return out, before, err
 }
 
 // claimNobody gives the answer for nobody after as much work as for somebody:
