@@ -26,7 +26,7 @@ const (
 // ClientOptions configure a Client.
 type ClientOptions struct {
 	Now    func() time.Time // default time.Now
-	Random io.Reader        // default crypto/rand
+	Random io.Reader        // safe for concurrent use; default crypto/rand
 	Log    *slog.Logger     // default discards
 }
 

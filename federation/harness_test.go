@@ -127,8 +127,8 @@ func (n *node) open() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	random := seeded{rand.New(rand.NewPCG(9, uint64(n.name[0])+uint64(time.Now().UnixNano())))}
-	n.client = federation.NewClient(n.self, n.peers, n, federation.ClientOptions{Now: n.now, Random: &lockedRandom{r: random}})
+	random := &lockedRandom{r: seeded{rand.New(rand.NewPCG(9, uint64(n.name[0])+uint64(time.Now().UnixNano())))}}
+	n.client = federation.NewClient(n.self, n.peers, n, federation.ClientOptions{Now: n.now, Random: random})
 	n.sender = federation.NewSender(n.client, n.outbox, federation.SenderOptions{Now: n.now, Random: random, Window: n.window})
 	n.self.OnDocument(n.sender.Greet)
 	n.inbox = federation.NewInbox(n.self, n.client, n.acceptor, n.dir, federation.InboxOptions{
