@@ -18,10 +18,11 @@ type Wires struct {
 	listeners map[string]*listener // by address
 	cut       map[[2]string]bool   // pairs of hosts, in order
 	open      map[*conn]struct{}
+	dials     map[[2]string][]time.Time // from one host to another, also those that failed
 }
 
 func newWires() *Wires {
-	return &Wires{listeners: map[string]*listener{}, cut: map[[2]string]bool{}, open: map[*conn]struct{}{}}
+	return &Wires{listeners: map[string]*listener{}, cut: map[[2]string]bool{}, open: map[*conn]struct{}{}, dials: map[[2]string][]time.Time{}}
 }
 
 // SetLatency delays what is written from now on, in each direction.
@@ -58,6 +59,13 @@ func (w *Wires) Mend(a, b string) {
 	delete(w.cut, pair(a, b))
 }
 
+// Dials tells when one host tried to connect with another.
+func (w *Wires) Dials(from, to string) []time.Time {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]time.Time(nil), w.dials[[2]string{from, to}]...)
+}
+
 // Listen opens an address of host.
 func (w *Wires) Listen(host, address string) (net.Listener, error) {
 	w.mu.Lock()
@@ -75,6 +83,10 @@ func (w *Wires) Dial(ctx context.Context, host, address string) (net.Conn, error
 	w.mu.Lock()
 	l := w.listeners[address]
 	gone := l != nil && w.cut[pair(host, l.host)]
+	if l != nil {
+		way := [2]string{host, l.host}
+		w.dials[way] = append(w.dials[way], time.Now())
+	}
 	if l == nil || gone {
 		w.mu.Unlock()
 		if gone {
@@ -196,8 +208,10 @@ type chunk struct {
 	at   time.Time
 }
 
-// window is how much may be under way, as a socket's buffers are.
-const window = 256 << 10
+// window is how much may be under way. It is so large that writes do not wait
+// in practice: net/http holds a mutex while it writes, and a bubble's time
+// stands still while somebody waits for a mutex.
+const window = 64 << 20
 
 func newHalf(latency time.Duration) *half {
 	h := &half{latency: latency}
