@@ -39,8 +39,8 @@ type PeeringAnswer struct {
 // InboxOptions configure an Inbox.
 type InboxOptions struct {
 	Authorities        []string // host names of this server in requests; default the hosts of the document's endpoints
-	EnvelopesPerSecond int      // per peer; default 20,000
-	BytesPerSecond     int      // per peer; default 40 MiB
+	EnvelopesPerSecond int      // per peer; default 20,000, negative for no limit
+	BytesPerSecond     int      // per peer; default 40 MiB, negative for no limit
 	MaxNonces          int      // per peer; default DefaultMaxNonces
 	Contact            func(clearbox.ServerName)
 	Handshake          Handshake // nil refuses PathPeering

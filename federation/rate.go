@@ -1,6 +1,7 @@
 package federation
 
 import (
+	"math"
 	"sync"
 	"time"
 
@@ -33,18 +34,24 @@ type quota struct {
 }
 
 func newQuotas(envelopes, bytes int) *quotas {
-	if envelopes <= 0 {
-		envelopes = DefaultEnvelopesPerSecond
-	}
-	if bytes <= 0 {
-		bytes = DefaultBytesPerSecond
-	}
+	envelopes, bytes = orDefault(envelopes, DefaultEnvelopesPerSecond), orDefault(bytes, DefaultBytesPerSecond)
 	// A burst below one transaction could never let it pass.
 	return &quotas{
 		envelopes: float64(max(envelopes, MaxItems*clearbox.MaxDevices)),
 		bytes:     float64(max(bytes, MaxTransaction)),
 		peers:     map[clearbox.ServerName]*quota{},
 	}
+}
+
+// orDefault reads a quota of the options: 0 is the default, negative is none.
+func orDefault(n, otherwise int) int {
+	switch {
+	case n == 0:
+		return otherwise
+	case n < 0:
+		return math.MaxInt32
+	}
+	return n
 }
 
 func (q *quotas) of(peer clearbox.ServerName) *quota {

@@ -23,8 +23,8 @@ const (
 	dialBudget      = 5 * time.Second
 	handshakeBudget = 5 * time.Second
 	idleFor         = 90 * time.Second
-	pingAfter       = 15 * time.Second // without a frame; then pingBudget decides
-	pingBudget      = 10 * time.Second
+	pingAfter       = 10 * time.Second // without a frame; then pingBudget decides, so that a dead connection
+	pingBudget      = 5 * time.Second  // is gone before the call on it has given up
 	maxHeaderBytes  = 32 << 10
 )
 

@@ -397,6 +397,69 @@ func TestTarpit(t *testing.T) {
 	})
 }
 
+// R3: a connection that is black-holed after its handshake costs one call; the
+// next one finds the way over a new connection.
+func TestBlackHoleAfterTheHandshake(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		stop := n.serve("b.test", "b.test:443", 0, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {}))
+		defer stop()
+		hole := &hole{}
+		tr := transport.New(transport.Options{RootCAs: n.pool, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			c, err := n.dial(ctx, network, addr)
+			if err == nil && len(n.dials) == 1 {
+				hole.Conn, c = c, hole
+			}
+			return c, err
+		}})
+		defer tr.Close()
+		call := func() error {
+			ctx, cancel := context.WithTimeout(t.Context(), 15*time.Second)
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://b.test/", nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp, err := tr.Do(ctx, federation.Target{Server: "b.test", AllowPrivate: true}, req)
+			if err == nil {
+				resp.Body.Close()
+			}
+			return err
+		}
+		if err := call(); err != nil {
+			t.Fatal(err)
+		}
+		hole.mu.Lock()
+		hole.on = true
+		hole.mu.Unlock()
+		from := time.Now()
+		if err := call(); err == nil || time.Since(from) > 16*time.Second {
+			t.Errorf("%v after %v", err, time.Since(from))
+		}
+		time.Sleep(5 * time.Second) // the shortest wait of a sender
+		if err := call(); err != nil || time.Since(from) > 25*time.Second {
+			t.Errorf("%v after %v", err, time.Since(from))
+		}
+	})
+}
+
+// hole swallows what is written, once it is on.
+type hole struct {
+	net.Conn
+	mu sync.Mutex
+	on bool
+}
+
+func (h *hole) Write(b []byte) (int, error) {
+	h.mu.Lock()
+	on := h.on
+	h.mu.Unlock()
+	if on {
+		return len(b), nil
+	}
+	return h.Conn.Write(b)
+}
+
 func FuzzWellKnown(f *testing.F) {
 	f.Add([]byte(`{"base":"https://chat.b.test:8443"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
