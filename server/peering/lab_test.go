@@ -1,0 +1,248 @@
+package peering_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"fmt"
+	"math/big"
+	"net"
+	"net/http"
+	"path/filepath"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/federation"
+	"github.com/clearbox-im/clearbox/federation/transport"
+	"github.com/clearbox-im/clearbox/server/peering"
+	"github.com/clearbox-im/clearbox/server/wire"
+	"github.com/clearbox-im/clearbox/storage"
+	"github.com/clearbox-im/clearbox/storage/keystore"
+)
+
+// lab is some homeservers on an in-memory network.
+type lab struct {
+	t    *testing.T
+	ca   *x509.Certificate
+	key  *ecdsa.PrivateKey
+	pool *x509.CertPool
+	mu   sync.Mutex // guards the fields below
+	at   map[string]chan net.Conn
+	lose bool // the answer to the next peering request is lost
+}
+
+type site struct {
+	lab     *lab
+	name    clearbox.ServerName
+	store   *storage.Store
+	table   *peering.Table
+	self    *federation.Self
+	client  *federation.Client
+	service *peering.Service
+	queues  *queues
+	inbox   *federation.Inbox
+	offset  time.Duration
+	stop    []func()
+	dir     string
+	id      ed25519.PrivateKey
+}
+
+type queues struct {
+	mu      sync.Mutex
+	retried []clearbox.ServerName
+	greeted int
+}
+
+func (q *queues) Retry(p clearbox.ServerName) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.retried = append(q.retried, p)
+}
+func (q *queues) Greet() { q.greeted++ }
+
+func newLab(t *testing.T) *lab {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(t, err)
+	tmpl := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "lab"}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(10000 * time.Hour), KeyUsage: x509.KeyUsageCertSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	must(t, err)
+	ca, err := x509.ParseCertificate(der)
+	must(t, err)
+	l := &lab{t: t, ca: ca, key: key, pool: x509.NewCertPool(), at: map[string]chan net.Conn{}}
+	l.pool.AddCert(ca)
+	return l
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (l *lab) site(name clearbox.ServerName, seed byte) *site {
+	s := &site{lab: l, name: name, queues: &queues{}, dir: l.t.TempDir(), id: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32))}
+	s.open()
+	s.listen()
+	return s
+}
+
+func (s *site) now() time.Time { return time.Now().Add(s.offset) }
+
+func (s *site) open() {
+	t, ctx := s.lab.t, context.Background()
+	ks, err := keystore.Open(ctx, filepath.Join(s.dir, "keystore.db"), bytes.Repeat([]byte{7}, 32), keystore.Options{Now: s.now})
+	must(t, err)
+	s.store, err = storage.Open(ctx, storage.Options{Path: filepath.Join(s.dir, "clearbox.db"), Sealer: ks, Index: ks.Index, Now: s.now})
+	must(t, err)
+	s.table, err = peering.OpenTable(ctx, s.store)
+	must(t, err)
+	s.self, err = federation.OpenSelf(ctx, s.name, s.id, peering.SelfState{Store: s.store, Sealer: ks}, federation.SelfOptions{
+		Endpoints: []federation.Endpoint{{URL: "https://" + string(s.name)}}, Now: s.now,
+	})
+	must(t, err)
+	tr := transport.New(transport.Options{RootCAs: s.lab.pool, Dial: s.lab.dial, Now: s.now})
+	s.client = federation.NewClient(s.self, s.table, tr, federation.ClientOptions{Now: s.now})
+	s.service = peering.New(s.table, s.self, s.client, peering.Options{Prober: tr, Queues: s.queues, Now: s.now})
+	s.inbox = federation.NewInbox(s.self, s.client, nil, nil, federation.InboxOptions{Handshake: s.service, Now: s.now})
+	ctx, cancel := context.WithCancel(ctx)
+	ran := make(chan struct{})
+	go func() { defer close(ran); _ = s.client.Run(ctx) }()
+	s.stop = append(s.stop, func() { cancel(); <-ran; tr.Close(); must(t, s.store.Close()); must(t, ks.Close()) })
+}
+
+func (s *site) close() {
+	for _, f := range slices.Backward(s.stop) {
+		f()
+	}
+	s.stop = nil
+}
+
+func (s *site) listen() {
+	l := s.lab
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	must(l.t, err)
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(2), DNSNames: []string{string(s.name)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(9000 * time.Hour)}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, l.ca, key.Public(), l.key)
+	must(l.t, err)
+	conns := make(chan net.Conn)
+	l.mu.Lock()
+	l.at[string(s.name)+":443"] = conns
+	l.mu.Unlock()
+	srv := &http.Server{
+		Handler:   http.HandlerFunc(s.serve),
+		TLSConfig: &tls.Config{Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, NextProtos: []string{"h2"}},
+	}
+	served := make(chan struct{})
+	go func() {
+		defer close(served)
+		_ = srv.ServeTLS(&listener{conns: conns, done: make(chan struct{})}, "", "")
+	}()
+	s.stop = append(s.stop, func() { srv.Close(); <-served })
+}
+
+func (s *site) serve(w http.ResponseWriter, r *http.Request) {
+	s.lab.mu.Lock()
+	lose := s.lab.lose && r.URL.Path == federation.PathPeering
+	s.lab.lose = s.lab.lose && !lose
+	s.lab.mu.Unlock()
+	if lose {
+		s.inbox.ServeHTTP(nowhere{http.Header{}}, r)
+		panic(http.ErrAbortHandler)
+	}
+	s.inbox.ServeHTTP(w, r)
+}
+
+type nowhere struct{ h http.Header }
+
+func (n nowhere) Header() http.Header         { return n.h }
+func (n nowhere) Write(b []byte) (int, error) { return len(b), nil }
+func (n nowhere) WriteHeader(int)             {}
+
+type listener struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+}
+
+func (l *listener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.done:
+		return nil, net.ErrClosed
+	}
+}
+func (l *listener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
+func (l *listener) Addr() net.Addr { return &net.TCPAddr{} }
+
+func (l *lab) dial(ctx context.Context, _, addr string) (net.Conn, error) {
+	l.mu.Lock()
+	conns := l.at[addr]
+	l.mu.Unlock()
+	if conns == nil {
+		return nil, fmt.Errorf("connection to %s refused", addr)
+	}
+	ours, theirs := net.Pipe()
+	select {
+	case conns <- theirs:
+		return ours, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (s *site) invite(to clearbox.ServerName) wire.AdminPeerInvited {
+	s.lab.t.Helper()
+	inv, err := s.service.Invite(context.Background(), deed("peer.invite"), wire.AdminPeerInvite{Server: to, Country: "DE", AllowPrivate: true})
+	must(s.lab.t, err)
+	return inv
+}
+
+func (s *site) accept(token string) (wire.AdminPeerAccepted, error) {
+	return s.service.Accept(context.Background(), deed("peer.accept"), wire.AdminPeerAccept{Token: token, Country: "FR", AllowPrivate: true})
+}
+
+func deed(action string) storage.AuditEntry { return storage.AuditEntry{Role: "admin", Action: action} }
+
+func (s *site) state(of clearbox.ServerName) storage.PeerState {
+	p, _ := s.table.Stored(of)
+	return p.State
+}
+
+func (s *site) audits() []string {
+	var out []string
+	must(s.lab.t, s.store.View(context.Background(), func(tx *storage.Tx) error {
+		out = nil
+		es, err := tx.AuditEntries(0, 100)
+		for _, e := range es {
+			out = append(out, e.Action+" "+e.Object)
+		}
+		return err
+	}))
+	return out
+}
+
+func bubble(t *testing.T, fn func(t *testing.T, l *lab, a, b *site)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t)
+		a, b := l.site("a.test", 1), l.site("b.test", 2)
+		defer b.close()
+		defer a.close()
+		fn(t, l, a, b)
+	})
+}
