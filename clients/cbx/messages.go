@@ -374,7 +374,7 @@ func (c *chatCommand) Run(ctx context.Context, a *app) error {
 func (c *chatCommand) talk(ctx context.Context, a *app, p *profile, with core.Contact) error {
 	changed, stop := p.brain.Watch()
 	defer stop()
-	earlier, err := p.brain.Messages(ctx, with.User, 0, max(c.History, 1))
+	earlier, err := p.brain.Recent(ctx, with.User, max(c.History, 1))
 	if err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"errors"
+	"slices"
 	"strconv"
 
 	"github.com/clearbox-im/clearbox"
@@ -151,28 +152,29 @@ func (b *Brain) Message(ctx context.Context, id clearbox.MessageID) (*Message, e
 	return out, err
 }
 
-// Messages gives up to limit lines of the conversation with user, oldest
-// first: those after order, or the newest ones when after is 0. Limit 0 is all.
+// Messages gives up to limit lines of the conversation with user that come
+// after the one with that order, oldest first; 0 is before the first. Limit 0
+// is all.
 func (b *Brain) Messages(ctx context.Context, user clearbox.UserID, after uint64, limit int) ([]Message, error) {
 	uuid := uuidOfUser(user)
-	var out []Message
-	err := b.vault.View(ctx, func(r Reader) error {
+	return b.lines(ctx, Range{Prefix: prefixMsg + uuid + "/", After: messageKey(uuid, after), Limit: limit})
+}
+
+// Recent gives the last limit lines of the conversation with user, oldest first.
+func (b *Brain) Recent(ctx context.Context, user clearbox.UserID, limit int) ([]Message, error) {
+	out, err := b.lines(ctx, Range{Prefix: prefixMsg + uuidOfUser(user) + "/", Limit: limit, Reverse: true})
+	slices.Reverse(out)
+	return out, err
+}
+
+func (b *Brain) lines(ctx context.Context, rng Range) (out []Message, err error) {
+	err = b.vault.View(ctx, func(r Reader) error {
 		out = nil
-		rng := Range{Prefix: prefixMsg + uuid + "/", Limit: limit}
-		if after > 0 {
-			rng.After = messageKey(uuid, after)
-		} else {
-			rng.Reverse = true
-		}
 		entries, err := r.List(rng)
 		if err != nil {
 			return err
 		}
-		for i := range entries {
-			e := entries[i]
-			if rng.Reverse {
-				e = entries[len(entries)-1-i]
-			}
+		for _, e := range entries {
 			m, err := parse[Message](e.Value)
 			if err != nil {
 				return err
