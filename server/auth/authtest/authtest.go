@@ -7,7 +7,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -121,23 +123,58 @@ func New(t testing.TB, o auth.Options) *World {
 		Clock:  &Clock{now: time.Date(2030, 3, 1, 12, 0, 0, 0, time.UTC)},
 		Random: &Random{src: rand.NewChaCha8([32]byte{1})},
 	}
-	var err error
-	w.People, err = keystore.Open(t.Context(), filepath.Join(w.Dir, "keys.db"), bytes.Repeat([]byte{7}, 32), keystore.Options{})
-	if err != nil {
-		t.Fatal(err)
+	files, err := emptyDatabases()
+	w.check(err)
+	for name, content := range files {
+		w.check(os.WriteFile(filepath.Join(w.Dir, name), content, 0o600))
 	}
+	w.People, w.Store, err = open(w.Dir, w.Clock.Now, w.Faults)
+	w.check(err)
 	t.Cleanup(func() { w.People.Close() })
-	w.Store, err = storage.Open(t.Context(), storage.Options{
-		Path: filepath.Join(w.Dir, "a.db"), Sealer: w.People, Index: w.People.Index, Now: w.Clock.Now, Faults: w.Faults,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
 	t.Cleanup(func() { w.Store.Close() })
 	w.Living = &LivingKeys{Keystore: w.People}
 	w.Auth = w.Service(o)
 	return w
 }
+
+func open(dir string, now func() time.Time, faults *storage.Faults) (*keystore.Keystore, *storage.Store, error) {
+	ctx := context.Background()
+	people, err := keystore.Open(ctx, filepath.Join(dir, "keys.db"), bytes.Repeat([]byte{7}, 32), keystore.Options{})
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := storage.Open(ctx, storage.Options{
+		Path: filepath.Join(dir, "a.db"), Sealer: people, Index: people.Index, Now: now, Faults: faults,
+	})
+	if err != nil {
+		people.Close()
+	}
+	return people, store, err
+}
+
+// emptyDatabases are the files of a new server. They are made once in a test
+// binary and never change, because the migrations take most of a test's time.
+var emptyDatabases = sync.OnceValues(func() (map[string][]byte, error) {
+	dir, err := os.MkdirTemp("", "authtest")
+	if err != nil {
+		return nil, err
+	}
+	defer os.RemoveAll(dir)
+	people, store, err := open(dir, time.Now, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := errors.Join(store.Close(), people.Close()); err != nil {
+		return nil, err
+	}
+	files := make(map[string][]byte)
+	for _, name := range []string{"a.db", "keys.db"} {
+		if files[name], err = os.ReadFile(filepath.Join(dir, name)); err != nil {
+			return nil, err
+		}
+	}
+	return files, nil
+})
 
 // Service is another process's view of the same accounts, as after a restart.
 func (w *World) Service(o auth.Options) *auth.Service {
