@@ -44,11 +44,11 @@ const exitHelp = `Exit codes: 0 done, 1 failed, 2 wrong arguments, 3 not as far 
 // arguments is the command line.
 type arguments struct {
 	Profile        string `help:"Name of the profile: one account on this device." default:"default" env:"CBX_PROFILE"`
-	Vault          string `help:"Directory of the profile's vault, instead of the profile's own." type:"path" env:"CBX_VAULT"`
-	KeyFile        string `help:"File with the key that opens the vault; join makes it when it is missing." type:"path" env:"CBX_KEY_FILE"`
-	PassphraseFile string `help:"File with the passphrase that opens the vault. Without it and without a key file it is asked for." type:"path" env:"CBX_PASSPHRASE_FILE"`
-	PasswordFile   string `help:"File with the account's password. Without it, it is asked for." type:"path" env:"CBX_PASSWORD_FILE"`
-	CA             string `help:"PEM file of a CA to trust instead of the system's, such as the one of clearbox demo. join remembers it." name:"ca" type:"path" env:"CBX_CA"`
+	Vault          string `help:"Directory of the profile's vault, instead of the profile's own." env:"CBX_VAULT"`
+	KeyFile        string `help:"File with the key that opens the vault; join makes it when it is missing." env:"CBX_KEY_FILE"`
+	PassphraseFile string `help:"File with the passphrase that opens the vault. Without it and without a key file it is asked for." env:"CBX_PASSPHRASE_FILE"`
+	PasswordFile   string `help:"File with the account's password. Without it, it is asked for." env:"CBX_PASSWORD_FILE"`
+	CA             string `help:"PEM file of a CA to trust instead of the system's, such as the one of clearbox demo. join remembers it." name:"ca" env:"CBX_CA"`
 	ServerURL      string `help:"The homeserver's URL, if it is not in the link or has moved." name:"server-url" env:"CBX_SERVER_URL"`
 	JSON           bool   `help:"Write one JSON object per line." name:"json"`
 

@@ -96,6 +96,10 @@ func (b *Brain) exchange(ctx context.Context, method, path, token string, in, ou
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		var said *clearbox.Error // the network has words for it
+		if errors.As(err, &said) {
+			return err
+		}
 		return clearbox.Wrap(clearbox.CodeUnavailable, "the server cannot be reached", err)
 	}
 	if res.Status >= 200 && res.Status < 300 {
