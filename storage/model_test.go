@@ -21,7 +21,7 @@ import (
 )
 
 // TestModel drives mailboxes, submissions and the outbox with random steps and
-// compares every answer with a model in memory. `-rapid.checks=80` makes about
+// compares every answer with a model in memory. `-rapid.checks=100` makes about
 // 12,000 steps.
 func TestModel(t *testing.T) {
 	dir := t.TempDir()

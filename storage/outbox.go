@@ -209,7 +209,7 @@ func (tx *Tx) AssignPositions(peer clearbox.ServerName, class Class, stream []by
 // Dispatched gives the items with a position, in order of position: those
 // whose answer is still out.
 func (tx *Tx) Dispatched(peer clearbox.ServerName, class Class) ([]OutboxItem, error) {
-	return tx.outbox(int(maxSeq), -1, "WHERE peer = $1 AND class = $2 AND pos > 0 ORDER BY pos", string(peer), string(class))
+	return tx.outbox(1<<30, -1, "WHERE peer = $1 AND class = $2 AND pos > 0 ORDER BY pos", string(peer), string(class))
 }
 
 // Undispatch takes the positions of a queue's items back, before they are sent

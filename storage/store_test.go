@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	}
 	// TestModel: few long runs find more than many short ones. The command line
 	// overrides this.
-	for name, value := range map[string]string{"rapid.checks": "15", "rapid.steps": "150"} {
+	for name, value := range map[string]string{"rapid.checks": "8", "rapid.steps": "120"} {
 		if err := flag.Set(name, value); err != nil {
 			panic(err)
 		}

@@ -1,0 +1,224 @@
+package storage_test
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/storage"
+)
+
+func TestStreams(t *testing.T) {
+	w := open(t)
+	const peer = "b.test"
+	w.update(func(tx *storage.Tx) error {
+		o, err := tx.OutStream(peer, storage.ClassMessage)
+		same(t, "none yet", o, storage.OutStream{NextPos: 1})
+		for want := range int64(2) {
+			o, err = tx.BumpFence(peer, storage.ClassMessage)
+			same(t, "fence", o.Fence, want+1)
+		}
+		o.Stream, o.NextPos = []byte("epoch"), 5
+		must(t, tx.SetOutStream(peer, storage.ClassMessage, o))
+		got, _ := tx.OutStream(peer, storage.ClassMessage)
+		same(t, "stream", got, o)
+		in := storage.InStream{Stream: []byte("theirs"), LastPos: 9, Fence: 2}
+		must(t, tx.SetInStream(peer, storage.ClassMessage, in))
+		for i := range int64(20) {
+			must(t, tx.PutAnswer(peer, storage.ClassMessage, in.Stream, i, 3, []byte(fmt.Sprint(i))))
+		}
+		gotIn, _ := tx.InStream(peer, storage.ClassMessage)
+		same(t, "in", gotIn, in)
+		return err
+	})
+	w.view(func(tx *storage.Tx) error {
+		for i := range int64(20) {
+			a, n, err := tx.Answer(peer, storage.ClassMessage, []byte("theirs"), i)
+			if i < 12 {
+				same(t, "an old answer", err, storage.ErrNotFound)
+			} else if string(a) != fmt.Sprint(i) || n != 3 || err != nil {
+				t.Errorf("answer %d: %q %d %v", i, a, n, err)
+			}
+		}
+		if _, _, err := tx.Answer(peer, storage.ClassMessage, []byte("other"), 19); err != storage.ErrNotFound {
+			t.Error("an answer of another stream")
+		}
+		return nil
+	})
+}
+
+func TestPeers(t *testing.T) {
+	w := open(t)
+	p := storage.Peer{
+		Server: "b.test", State: storage.PeerActive, Pin: []byte("pin"), Identity: []byte("id"), Document: []byte("doc"), Seq: 3,
+		Endpoints: []string{"https://h.b.test:8448"}, Country: "DE", AllowPrivate: true, Direction: "both", ClockOffset: -1500,
+		LastSeen: 1, LastTry: 2, Failures: 4, NextTry: 5, LastError: clearbox.CodePeerUnreachable,
+	}
+	w.update(func(tx *storage.Tx) error {
+		must(t, tx.PutPeer(&p))
+		p.Failures = 0
+		return tx.PutPeer(&p)
+	})
+	w.view(func(tx *storage.Tx) error {
+		got, err := tx.Peer("b.test")
+		must(t, err)
+		same(t, "peer", got, p)
+		ps, err := tx.Peers()
+		same(t, "peers", ps, []storage.Peer{p})
+		return err
+	})
+	w.update(func(tx *storage.Tx) error { return tx.DeletePeer("b.test") })
+	w.fails("gone", storage.ErrNotFound, func(tx *storage.Tx) error { return tx.DeletePeer("b.test") })
+	w.update(func(tx *storage.Tx) error {
+		return tx.PutPeerInvite(storage.PeerInvite{Hash: []byte("h"), Server: "c.test", Country: "AT", Expires: tx.Now() + 1000})
+	})
+	for _, want := range []error{nil, storage.ErrNotFound} {
+		same(t, "use", w.Update(t.Context(), func(tx *storage.Tx) error {
+			v, err := tx.UsePeerInvite([]byte("h"))
+			if err == nil && (v.Server != "c.test" || v.Country != "AT") {
+				t.Errorf("%+v", v)
+			}
+			return err
+		}), want)
+	}
+}
+
+func TestRemoteUsers(t *testing.T) {
+	w := open(t)
+	bob := clearbox.UserID{UID: "bbbbbbbbbbbbbbbbbbbbbbbbba", Server: "b.test"}
+	eve := clearbox.UserID{UID: "eeeeeeeeeeeeeeeeeeeeeeeeea", Server: "b.test"}
+	addr := clearbox.Address{Handle: "bob", Server: "b.test"}
+	u := storage.RemoteUser{User: bob, Handle: "bob", DeviceList: []byte("list"), Version: 4, Fetched: 9}
+	w.update(func(tx *storage.Tx) error { return tx.PutRemoteUser(&u) })
+	w.view(func(tx *storage.Tx) error {
+		got, err := tx.RemoteUser(bob)
+		must(t, err)
+		same(t, "by id", got, u)
+		got, err = tx.RemoteUserByAddress(addr)
+		must(t, err)
+		same(t, "by address", got, u)
+		_, err = tx.RemoteUser(eve)
+		same(t, "unknown", err, storage.ErrNotFound)
+		return nil
+	})
+	// The address moves to another person.
+	w.update(func(tx *storage.Tx) error {
+		return tx.PutRemoteUser(&storage.RemoteUser{User: eve, Handle: "bob", Version: 1})
+	})
+	w.view(func(tx *storage.Tx) error {
+		got, err := tx.RemoteUserByAddress(addr)
+		same(t, "whose address", got.User, eve)
+		return err
+	})
+	w.update(func(tx *storage.Tx) error { return tx.DeleteRemoteUser(bob) })
+	w.fails("gone", storage.ErrNotFound, func(tx *storage.Tx) error { return tx.DeleteRemoteUser(bob) })
+}
+
+func TestArchive(t *testing.T) {
+	w := open(t)
+	u, _ := w.user("alice")
+	other, _ := w.user("bob")
+	add := func(no int64, ids ...string) {
+		w.update(func(tx *storage.Tx) error {
+			var items []storage.ArchiveItem
+			for _, id := range ids {
+				items = append(items, storage.ArchiveItem{ID: id, Conversation: []byte("c"), Body: []byte("body of " + id)})
+			}
+			return tx.AddArchive(no, items)
+		})
+	}
+	page := func(no, cursor int64, limit int, forward bool) (ids string) {
+		w.view(func(tx *storage.Tx) error {
+			items, err := tx.Archive(no, cursor, limit, forward)
+			for _, it := range items {
+				ids += it.ID
+				if string(it.Body) != "body of "+it.ID {
+					t.Errorf("body %q", it.Body)
+				}
+			}
+			return err
+		})
+		return ids
+	}
+	size := func() (n, bytes int64) {
+		w.view(func(tx *storage.Tx) (err error) {
+			n, bytes, err = tx.ArchiveSize(u.No)
+			return err
+		})
+		return n, bytes
+	}
+	add(u.No, "a", "b", "c")
+	add(u.No, "b", "d") // b is repeated
+	add(other.No, "z")
+	same(t, "forward", page(u.No, 0, 3, true), "abc")
+	same(t, "on", page(u.No, 3, 3, true), "d")
+	same(t, "backward", page(u.No, 0, 2, false), "dc")
+	same(t, "further", page(u.No, 3, 9, false), "ba")
+	n, bytes := size()
+	same(t, "size", [2]int64{n, bytes}, [2]int64{4, 4 * 10})
+	w.update(func(tx *storage.Tx) error {
+		n, err := tx.DeleteArchive(u.No, []string{"b", "none"})
+		same(t, "deleted", n, 1)
+		return err
+	})
+	same(t, "without b", page(u.No, 0, 9, true), "acd")
+	add(u.No, "e")
+	w.update(func(tx *storage.Tx) error {
+		n, err := tx.DeleteArchive(u.No, nil)
+		same(t, "deleted", n, 4)
+		return err
+	})
+	n, bytes = size()
+	same(t, "empty", [2]int64{n, bytes}, [2]int64{0, 0})
+	same(t, "the other's", page(other.No, 0, 9, true), "z")
+}
+
+func TestServerState(t *testing.T) {
+	w := open(t)
+	w.fails("nothing yet", storage.ErrNotFound, func(tx *storage.Tx) error { _, err := tx.ServerState("k"); return err })
+	for _, v := range []string{"one", "two"} {
+		w.update(func(tx *storage.Tx) error { return tx.SetServerState("k", []byte(v)) })
+		w.view(func(tx *storage.Tx) error {
+			got, err := tx.ServerState("k")
+			same(t, "value", string(got), v)
+			return err
+		})
+	}
+}
+
+func TestSealedPayload(t *testing.T) {
+	w := open(t)
+	alice, _ := w.user("alice")
+	bob, _ := w.user("bob")
+	random := strings.NewReader(strings.Repeat("0123456789abcdef", 2))
+	ad := []byte("message/1")
+	p, err := storage.SealPayload(w.keys, random, alice.Key, ad, []byte("hello"))
+	must(t, err)
+	plain, err := storage.OpenPayload(w.keys, alice.Key, ad, p)
+	same(t, "opened", []any{string(plain), err}, []any{"hello", error(nil)})
+	for name, open := range map[string]func() ([]byte, error){
+		"another envelope": func() ([]byte, error) { return storage.OpenPayload(w.keys, alice.Key, []byte("message/2"), p) },
+		"another person":   func() ([]byte, error) { return storage.OpenPayload(w.keys, bob.Key, ad, p) },
+		"altered": func() ([]byte, error) {
+			return storage.OpenPayload(w.keys, alice.Key, ad, storage.Sealed{Payload: append([]byte{1}, p.Payload...), Wrapped: p.Wrapped})
+		},
+		"nobody": func() ([]byte, error) { return storage.OpenPayload(w.keys, storage.KeyID{}, ad, p) },
+	} {
+		if _, err := open(); err == nil {
+			t.Errorf("%s: it opened", name)
+		}
+	}
+	if _, err := storage.SealPayload(w.keys, random, alice.Key, ad, nil); err == nil {
+		t.Error("sealed without randomness")
+	}
+	wrapped, err := storage.Rewrap(w.keys, alice.Key, bob.Key, ad, p.Wrapped)
+	must(t, err)
+	must(t, w.keys.Destroy(t.Context(), alice.Key))
+	if _, err := storage.OpenPayload(w.keys, alice.Key, ad, p); !errors.Is(err, storage.ErrShredded) {
+		t.Errorf("after the key was destroyed: %v", err)
+	}
+	plain, err = storage.OpenPayload(w.keys, bob.Key, ad, storage.Sealed{Payload: p.Payload, Wrapped: wrapped})
+	same(t, "the second owner", []any{string(plain), err}, []any{"hello", error(nil)})
+}
