@@ -54,6 +54,7 @@ type commands struct {
 	Peer    peerCommands   `cmd:"" help:"Other organisations' homeservers."`
 	Fed     fedCommands    `cmd:"" help:"What waits for peers."`
 	Audit   auditCommand   `cmd:"" help:"What administrators did."`
+	Demo    demoCommand    `cmd:"" help:"Two organisations on this machine with throw-away data, to try things out."`
 	Version versionCommand `cmd:"" help:"Show the version."`
 }
 
