@@ -135,7 +135,7 @@ func TestBadBodySizesAndTypes(t *testing.T) {
 			t.Errorf("%s: status %d", name, res.StatusCode)
 		}
 		res.Body.Close()
-		if limit := wire.MaxFrame + 4<<20; body.read > limit {
+		if limit := 24 << 20; body.read > limit { // what loopback's buffers hold, and less than all
 			t.Errorf("%s: %d bytes were taken", name, body.read)
 		}
 	}

@@ -19,9 +19,12 @@ type frameWriter struct {
 	conn net.Conn
 	now  func() time.Time
 
-	mu    sync.Mutex // guards what follows; is held during a write, so that order is kept
-	buf   *[]byte    // borrowed; nil when empty
-	whole int        // bytes at the front of buf that are whole frames
+	// turn holds one token: who takes it may touch what follows, also during a
+	// write, so that order is kept. A mutex would stop the clock of a test bubble
+	// while a connection is stuck.
+	turn  chan struct{}
+	buf   *[]byte // borrowed; nil when empty
+	whole int     // bytes at the front of buf that are whole frames
 	held  bool
 	err   error // of the first failed write: a connection is not written to again
 }
@@ -43,10 +46,14 @@ func giveBack(b *[]byte) {
 	buffers.Put(b)
 }
 
+func newFrameWriter(now func() time.Time) *frameWriter {
+	return &frameWriter{now: now, turn: make(chan struct{}, 1)}
+}
+
 // Write takes a piece of a frame.
 func (w *frameWriter) Write(p []byte) (int, error) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.turn <- struct{}{}
+	defer w.next()
 	if w.err != nil {
 		return 0, w.err
 	}
@@ -69,15 +76,17 @@ func (w *frameWriter) Write(p []byte) (int, error) {
 
 // hold gathers frames until release.
 func (w *frameWriter) hold() {
-	w.mu.Lock()
+	w.turn <- struct{}{}
 	w.held = true
-	w.mu.Unlock()
+	w.next()
 }
+
+func (w *frameWriter) next() { <-w.turn }
 
 // release writes what was gathered.
 func (w *frameWriter) release() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+	w.turn <- struct{}{}
+	defer w.next()
 	w.held = false
 	if w.buf != nil && w.whole == len(*w.buf) {
 		w.flush()
@@ -85,7 +94,7 @@ func (w *frameWriter) release() error {
 	return w.err
 }
 
-// flush writes all; mu is held and only whole frames are there.
+// flush writes all; it is the caller's turn and only whole frames are there.
 func (w *frameWriter) flush() {
 	if w.err == nil {
 		w.err = w.conn.SetWriteDeadline(w.now().Add(writeDeadline))

@@ -117,7 +117,7 @@ const readBuffer = 512
 
 // upgrade takes the connection over. A caller that fails has been answered.
 func (s *socket) upgrade(w http.ResponseWriter, r *http.Request) error {
-	s.out = &frameWriter{now: s.api.o.Now}
+	s.out = newFrameWriter(s.api.o.Now)
 	ws, err := websocket.Accept(&hijacker{ResponseWriter: w, out: s.out}, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{s.format.Subprotocol()},
 		InsecureSkipVerify: true, // the origin was checked

@@ -81,7 +81,8 @@ type setup struct {
 	archive archive.Options
 	mailbox func(api.Mailbox) api.Mailbox
 	router  func(api.Router) api.Router
-	draws   int // random bytes drawn beforehand: another number makes other keys
+	bubble  bool // in a synctest bubble: no listener
+	draws   int  // random bytes drawn beforehand: another number makes other keys
 }
 
 func newWorld(t testing.TB, o setup) *world {
@@ -121,24 +122,27 @@ func newWorld(t testing.TB, o setup) *world {
 	running.Go(func() { w.api.Run(run) })
 	running.Go(func() { w.Auth.Run(run) })
 
-	w.server = httptest.NewUnstartedServer(w.api.Handler())
-	w.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
-	api.ConfigureServer(w.server.Config)
-	w.server.Start()
-	w.local = httptest.NewServer(w.api.AdminHandler())
-	w.client = &http.Client{Transport: &validator{t: t, next: w.server.Client().Transport, doc: document(t)}}
+	if !o.bubble {
+		w.server = httptest.NewUnstartedServer(w.api.Handler())
+		w.server.Config.ErrorLog = slog.NewLogLogger(slog.DiscardHandler, slog.LevelError)
+		api.ConfigureServer(w.server.Config)
+		w.server.Start()
+		w.local = httptest.NewServer(w.api.AdminHandler())
+		w.client = &http.Client{Transport: &validator{t: t, next: w.server.Client().Transport, doc: document(t)}}
+	}
 	stopped := false
 	w.stop = func() {
 		if stopped {
 			return
 		}
 		stopped = true
-		w.client.CloseIdleConnections()
-		w.server.Client().CloseIdleConnections()
 		cancel()
 		running.Wait()
-		w.server.Close()
-		w.local.Close()
+		if w.server != nil {
+			w.server.Client().CloseIdleConnections()
+			w.server.Close()
+			w.local.Close()
+		}
 		if n := w.api.Panics(); n != 0 {
 			t.Errorf("%d handlers panicked:\n%s", n, w.log)
 		}
@@ -300,6 +304,19 @@ func (s *someone) message(content string) *wire.Submission {
 	return &wire.Submission{ID: newID(s.w.t), To: []wire.Recipient{{User: s.User, Envelopes: []wire.Outgoing{
 		{Device: 1, Registration: 1001, Type: clearbox.ContentWhisper, Content: []byte(content)},
 	}}}}
+}
+
+// submission is a message as the rooms know it.
+func submission(s *wire.Submission) delivery.Submission {
+	out := delivery.Submission{ID: s.ID}
+	for _, to := range s.To {
+		r := delivery.Recipient{User: to.User}
+		for _, e := range to.Envelopes {
+			r.Envelopes = append(r.Envelopes, delivery.Outgoing(e))
+		}
+		out.To = append(out.To, r)
+	}
+	return out
 }
 
 // eventually waits for a condition that another goroutine makes true.
