@@ -141,6 +141,39 @@ func BenchmarkSubmit(b *testing.B) {
 	}
 }
 
+// BenchmarkSubmitTogether is 32 messages to 32 people in one update, with the
+// recipients known, and an acknowledgement of each: what a caller reaches that
+// collects messages itself.
+func BenchmarkSubmitTogether(b *testing.B) {
+	const together = 32
+	w := open(b)
+	t := newTraffic(b, w, 100, 0)
+	before, n := cpu(b), 0
+	for b.Loop() {
+		w.update(func(tx *storage.Tx) error {
+			for range together {
+				n++
+				to := &t.people[n%len(t.people)]
+				sub := storage.Submission{UserNo: to.user.No, Answer: t.sealed.Payload[:64], Expires: clearbox.Millis(testStart + n/8)}
+				rand.Read(sub.ID[:])
+				if err := tx.PutSubmission(&sub); err != nil {
+					return err
+				}
+				seq, err := tx.PutMail(to.device.No, t.sealed, testStart*2)
+				if err != nil {
+					return err
+				}
+				if _, err := tx.AckMail(to.device.No, seq-1); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	b.ReportMetric(float64(n)/b.Elapsed().Seconds(), "msg/s")
+	b.ReportMetric(float64((cpu(b)-before).Microseconds())/float64(n), "cpu-us/msg")
+}
+
 // BenchmarkCheckpoint is the same traffic under logs of different length. A
 // longer log is copied back less often, and a page that changed often only
 // once; a shorter one makes shorter pauses. p99 is of a message among 32.

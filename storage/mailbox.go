@@ -1,6 +1,8 @@
 package storage
 
 import (
+	"errors"
+
 	"github.com/clearbox-im/clearbox"
 )
 
@@ -63,7 +65,7 @@ func (tx *Tx) putMail(deviceNo int64, p Sealed, expires clearbox.Millis, mails, 
 		return 0, err
 	}
 	if seq > maxSeq {
-		return 0, ErrMailboxFull
+		return 0, tx.fail(errors.New("storage: the mailbox's sequence numbers are used up"))
 	}
 	_, err = tx.exec("INSERT INTO mail (id, expires, wrapped, payload) VALUES ($1, $2, $3, $4)",
 		mailID(deviceNo, seq), int64(expires), p.Wrapped, p.Payload)

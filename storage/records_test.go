@@ -406,4 +406,3 @@ func TestAuditGoesWithTheDeed(t *testing.T) {
 		return err
 	})
 }
-

@@ -30,7 +30,9 @@ const (
 // The write-ahead log. SQLite copies it back into the database in the commit
 // that lengthens it past DefaultLogPages, and cuts the file down to logKept
 // bytes when it begins anew, so its size stays bounded while no read lasts for
-// ever. See BenchmarkCheckpoint for why it is this long.
+// ever. 1,000 pages cost a fifth more
+// written bytes (14.2 against 11.7 KiB a message), 16,384 save little more
+// (10.0) and pause for half as long again: BenchmarkCheckpoint.
 const (
 	DefaultLogPages = 4096 // of 4 KiB: 16 MiB
 	logKept         = 32 << 20
