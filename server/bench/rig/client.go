@@ -54,7 +54,7 @@ func (s *Server) Client(via Via) *Client {
 	return &Client{base: "https://" + address, http: &http.Client{
 		Timeout: 30 * time.Second,
 		Transport: &http.Transport{
-			TLSClientConfig: s.clientTLS(), ForceAttemptHTTP2: true, DialContext: dialer.DialContext, MaxIdleConnsPerHost: 8,
+			TLSClientConfig: s.ClientTLS(), ForceAttemptHTTP2: true, DialContext: dialer.DialContext, MaxIdleConnsPerHost: 8,
 		},
 	}}
 }
@@ -123,4 +123,26 @@ func (c *Client) Lookup(ctx context.Context, a *Account, user clearbox.UserID) (
 	var out wire.Account
 	err := c.Do(ctx, http.MethodGet, "/users/"+url.PathEscape(user.String()), a.Access, nil, &out)
 	return out, err
+}
+
+// Raw carries one request with a body that is sent as it is, and gives the
+// answer whatever its status.
+func (c *Client) Raw(ctx context.Context, method, path, token string, body []byte) (status int, answer []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, bytes.NewReader(body))
+	if err != nil {
+		return 0, nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer res.Body.Close()
+	answer, err = io.ReadAll(io.LimitReader(res.Body, 16<<20))
+	return res.StatusCode, answer, err
 }

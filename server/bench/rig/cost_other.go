@@ -4,7 +4,9 @@ package rig
 
 import (
 	"errors"
+	"net/netip"
 	"runtime"
+	"syscall"
 )
 
 // Cost is what a process and its children used since their start.
@@ -34,3 +36,9 @@ func RaiseFiles() uint64 { return 0 }
 func OwnCPU() (float64, error) { return 0, errLinux }
 
 func tree(pid int) []int { return []int{pid} }
+
+// Established gives the other ends of a server's connections.
+func (s *Server) Established() (map[netip.AddrPort]bool, error) { return nil, errLinux }
+
+// SmallWindow is for net.Dialer.Control.
+func SmallWindow(_, _ string, _ syscall.RawConn) error { return errLinux }

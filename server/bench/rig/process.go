@@ -164,7 +164,7 @@ func (s *Server) Ready(ctx context.Context) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	if s.check == nil {
-		s.check = &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: s.clientTLS()}}
+		s.check = &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{TLSClientConfig: s.ClientTLS()}}
 	}
 	for {
 		if s.listening() && s.ask() {
@@ -296,8 +296,8 @@ func (s *Server) LogTail() string {
 	return string(bytes.TrimSpace(data))
 }
 
-// clientTLS is what every client here uses: TLS 1.3, the run's own authority.
-func (s *Server) clientTLS() *tls.Config {
+// ClientTLS is what every client here uses: TLS 1.3, the run's own authority.
+func (s *Server) ClientTLS() *tls.Config {
 	return &tls.Config{RootCAs: s.Authority.Pool(), MinVersion: tls.VersionTLS13, ServerName: string(s.Name)}
 }
 

@@ -91,7 +91,7 @@ func (s *Server) Dial(ctx context.Context, token string, via Via) (*Socket, erro
 	if err != nil {
 		return nil, err
 	}
-	cfg := s.clientTLS()
+	cfg := s.ClientTLS()
 	cfg.NextProtos = []string{"http/1.1"}
 	g := &gate{Conn: raw}
 	conn := tls.Client(g, cfg)
@@ -332,3 +332,6 @@ func (s *Socket) SetDeadline(t time.Time) { s.conn.SetDeadline(t) }
 
 // Close drops the connection without a closing handshake; safe at any time.
 func (s *Socket) Close() { s.gate.Conn.Close() }
+
+// SetReadDeadline bounds the reads that follow; the zero time lifts it.
+func (s *Socket) SetReadDeadline(t time.Time) { s.conn.SetReadDeadline(t) }

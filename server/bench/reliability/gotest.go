@@ -1,0 +1,77 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+)
+
+// Some promises are about days. Their tests live in a bubble with a clock of
+// its own and run as Go tests; what such a test prints as a JSON line with its
+// name is passed on.
+
+// outage is R2: a peer that is away for a day, and for a week.
+func (s *suite) outage(ctx context.Context) (verdict, error) {
+	return goTest(ctx, "outage", 10*time.Minute, "./server/servertest", "^TestOutage")
+}
+
+// model is R14: the store's mailboxes against a model in memory.
+func (s *suite) model(ctx context.Context) (verdict, error) {
+	steps := fmt.Sprint(s.scaled(10_000))
+	return goTest(ctx, "model", 10*time.Minute, "./storage", "Model", "CLEARBOX_MODEL_STEPS="+steps)
+}
+
+// goTest runs tests of one package in the module's root, which is where make
+// starts this program.
+func goTest(ctx context.Context, name string, limit time.Duration, pkg, pattern string, env ...string) (verdict, error) {
+	v := verdict{line: map[string]string{"test": name}}
+	if _, err := os.Stat("go.mod"); err != nil {
+		return v, errors.New("start this from the root of the module: the test is a Go test")
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, "go", "test", "-count=1", "-v", "-timeout", limit.String(), "-run", pattern, pkg)
+	cmd.Env = append(append(os.Environ(), "CLEARBOX_LONG=1"), env...)
+	cmd.WaitDelay = 10 * time.Second
+	out, err := cmd.CombinedOutput()
+	lines, ran := jsonLines(out, name)
+	if len(lines) > 0 {
+		v.line = lines[len(lines)-1]
+		for _, l := range lines[:len(lines)-1] {
+			fmt.Println(string(l))
+		}
+	}
+	switch {
+	case err != nil:
+		os.Stderr.Write(out[max(0, len(out)-8192):])
+		v.demand(false, "go test %s: %v", pkg, err)
+	case !ran:
+		v.demand(false, "%s has no test that matches %s", pkg, pattern)
+	case len(lines) == 0:
+		v.demand(false, "the test printed no line with its figures")
+	}
+	return v, nil
+}
+
+// jsonLines finds the lines {"test":name,...}, also where the test logged them,
+// and tells whether any test ran.
+func jsonLines(out []byte, name string) (lines []json.RawMessage, ran bool) {
+	sc := bufio.NewScanner(bytes.NewReader(out))
+	sc.Buffer(nil, 1<<20)
+	for sc.Scan() {
+		text := sc.Text()
+		ran = ran || strings.Contains(text, "--- PASS") || strings.Contains(text, "--- FAIL")
+		i := strings.Index(text, `{"test":"`+name+`"`)
+		if i >= 0 && json.Valid([]byte(text[i:])) {
+			lines = append(lines, json.RawMessage(text[i:]))
+		}
+	}
+	return lines, ran
+}
