@@ -37,7 +37,7 @@ check: ## vet (also for the browser), staticcheck, floors, tidy, formatting, gen
 	$(GO) test -count=1 -run 'TestFloors' .
 	$(GO) mod tidy -diff
 	@for m in $(NESTED); do (cd $$m && $(GO) vet ./... && $(GO) mod tidy -diff) || exit 1; done
-	$(GO) test -count=1 -run 'Golden|Example|Generated' ./server/config ./server/api ./storage
+	$(GO) test -count=1 -run 'Golden|Example|Generated' ./server/config ./server/wire ./federation ./crypto/keys
 	.ci/fuzz $(FUZZTIME)
 
 fuzz: ## every fuzz target, FUZZTIME each
