@@ -80,8 +80,9 @@ type Options struct {
 	Random io.Reader        // crypto/rand.Reader; safe for concurrent use
 	Log    *slog.Logger     // discards
 
-	Version      wire.Version
-	Registration auth.Mode // as auth has it, for /.well-known/clearbox; invite
+	Version wire.Version
+	// Registration is not used: /.well-known/clearbox says what Auth says.
+	Registration auth.Mode
 
 	// Origins are scheme and host of web pages on other hosts that may open the
 	// socket, such as https://chat.example.org. The server's own always may.
@@ -90,13 +91,6 @@ type Options struct {
 	TrustedProxies []netip.Prefix
 	Checks         []Check
 	Limits         Limits
-}
-
-// Limits bound what callers may do. Zero means the default, negative none.
-type Limits struct {
-	SendsPerSecond    int // messages of one account, over REST and sockets together; 2,000, five times as many in a burst
-	RequestsPerSecond int // HTTP requests of one address; 500, five times as many in a burst
-	Sockets           int // open at a time; 20,000
 }
 
 func (o *Options) fill() {
@@ -109,17 +103,6 @@ func (o *Options) fill() {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Registration == "" {
-		o.Registration = auth.ModeInvite
-	}
-	def := func(n *int, v int) {
-		if *n == 0 {
-			*n = v
-		}
-	}
-	def(&o.Limits.SendsPerSecond, 2_000)
-	def(&o.Limits.RequestsPerSecond, 500)
-	def(&o.Limits.Sockets, 20_000)
 }
 
 // API answers clients and admins. It is safe for concurrent use.
@@ -130,8 +113,7 @@ type API struct {
 
 	mux       *chi.Mux
 	addresses addressKeys
-	requests  *throttle.Buckets // by address; nil: no limit
-	sends     *throttle.Buckets // by account; nil: no limit
+	limits    atomic.Pointer[limits]
 	watches   *throttle.Buckets // watch frames by account
 	sockets   *sockets
 	workers   *workers
@@ -147,22 +129,13 @@ type API struct {
 func New(server clearbox.ServerName, parts Parts, o Options) *API {
 	o.fill()
 	a := &API{server: server, parts: parts, o: o, stopping: make(chan struct{})}
-	a.requests = buckets(o.Limits.RequestsPerSecond)
-	a.sends = buckets(o.Limits.SendsPerSecond)
+	a.SetLimits(o.Limits)
 	a.watches = throttle.New(60, time.Second, 50_000)
 	a.sockets = newSockets()
 	a.workers = newWorkers()
 	a.mux = a.routes()
 	parts.Auth.OnRevoke(a.sockets.revoke)
 	return a
-}
-
-// buckets makes a limit of n a second with a burst of five times as many.
-func buckets(n int) *throttle.Buckets {
-	if n < 0 {
-		return nil
-	}
-	return throttle.New(5*n, time.Second/time.Duration(n), 50_000)
 }
 
 // Handler serves clients.

@@ -162,9 +162,6 @@ func (a *API) writeProblem(w http.ResponseWriter, r *http.Request, err error) {
 	_, _ = w.Write(body) // a client that left needs no answer
 }
 
-// limited is a rate_limited error with its time.
-func limited(after time.Duration) error { return throttle.Limited(after) }
-
 // draining refuses new work while the server goes down.
 func draining() error {
 	return &throttle.Error{Code: clearbox.CodeUnavailable, After: 2 * time.Second, Text: "the server is restarting"}

@@ -17,8 +17,8 @@ func (a *API) submit(ctx context.Context, p auth.Principal, s *wire.Submission, 
 		done(nil, draining())
 		return
 	}
-	if after, ok := a.allowSend(p); !ok {
-		done(nil, limited(after))
+	if err := a.allowSend(p); err != nil {
+		done(nil, err)
 		return
 	}
 	a.parts.Router.SubmitAsync(ctx, p, submissionIn(s), func(rc delivery.Receipt, err error) {
@@ -56,11 +56,8 @@ func sendMessage(c *call) error {
 	c.api.submit(c.ctx(), c.who, &in, func(rc *wire.Receipt, err error) { answered <- outcome{rc, err} })
 	select {
 	case o := <-answered:
-		if after, isLimit := sendLimit(o.err); isLimit {
-			c.api.rateHeaders(c.w.Header(), "account", c.api.o.Limits.SendsPerSecond, after)
-		}
 		if o.err != nil {
-			return o.err
+			return c.rate("messages", c.api.limits.Load().SendsPerSecond, o.err)
 		}
 		return c.reply(http.StatusOK, o.receipt)
 	case <-c.ctx().Done():

@@ -108,6 +108,7 @@ func (c *call) reply(status int, v any) error {
 	if err != nil {
 		return err
 	}
+	c.answerWithin(WriteTimeout)
 	h := c.w.Header()
 	h.Set("Content-Type", "application/json")
 	h.Set("Content-Length", strconv.Itoa(len(body)))

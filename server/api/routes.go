@@ -25,13 +25,14 @@ func (a *API) routes() *chi.Mux {
 			mux.Method(http.MethodHead, op.path, a.operation(op))
 		}
 	}
-	mux.NotFound(func(w http.ResponseWriter, r *http.Request) {
-		a.writeProblem(w, r, clearbox.Errorf(clearbox.CodeNotFound, "there is nothing here"))
-	})
-	mux.MethodNotAllowed(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("Allow", strings.Join(allowed(mux, r.URL.Path), ", ")) // RFC 9110, 15.5.6
-		a.writeProblem(w, r, clearbox.Errorf(clearbox.CodeMethod, "this method is not for this address"))
-	})
+	anybody := grants{other, both, both, both, both, both, both, both}
+	mux.NotFound(a.operation(&operation{may: anybody, run: func(*call) error {
+		return clearbox.Errorf(clearbox.CodeNotFound, "there is nothing here")
+	}}))
+	mux.MethodNotAllowed(a.operation(&operation{may: anybody, run: func(c *call) error {
+		c.w.Header().Set("Allow", strings.Join(allowed(mux, c.r.URL.Path), ", ")) // RFC 9110, 15.5.6
+		return clearbox.Errorf(clearbox.CodeMethod, "this method is not for this address")
+	}}))
 	return mux
 }
 
@@ -48,8 +49,8 @@ func allowed(mux *chi.Mux, path string) []string {
 
 type localKey struct{}
 
-// outer is what every request passes first: an id, the headers, the limit per
-// address, and a catch for panics.
+// outer is what every request passes first: an id, the headers, and a catch
+// for panics.
 func (a *API) outer(next http.Handler, isLocal bool) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		id := a.newRequestID()
@@ -60,13 +61,6 @@ func (a *API) outer(next http.Handler, isLocal bool) http.Handler {
 		r = r.WithContext(ctx)
 		a.headers(w.Header(), id)
 		defer a.recovered(w, r)
-		if !isLocal && a.requests != nil {
-			if after, ok := a.requests.Allow(a.o.Now(), a.addressKey(r)); !ok {
-				a.rateHeaders(w.Header(), "address", a.o.Limits.RequestsPerSecond, after)
-				a.writeProblem(w, r, limited(after))
-				return
-			}
-		}
 		next.ServeHTTP(w, r)
 	})
 }
@@ -114,6 +108,7 @@ func (a *API) operation(op *operation) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		c := &call{api: a, w: w, r: r, op: op}
 		started := a.o.Now()
+		defer c.bound()()
 		err := c.admit()
 		if err == nil {
 			err = c.limitBody()
@@ -122,6 +117,7 @@ func (a *API) operation(op *operation) http.HandlerFunc {
 			err = op.run(c)
 		}
 		if err != nil {
+			c.answerWithin(WriteTimeout)
 			a.writeProblem(w, c.r, err)
 		}
 		a.o.Log.Debug("request", "request_id", requestID(r.Context()), "method", op.method, "route", op.path,
@@ -131,7 +127,17 @@ func (a *API) operation(op *operation) http.HandlerFunc {
 
 // admit finds out who calls and asks the table.
 func (c *call) admit() error {
-	if err := c.identify(); err != nil {
+	if isLocal, _ := c.ctx().Value(localKey{}).(bool); isLocal {
+		c.class = byLocal
+	}
+	if err := c.checkAddress(); err != nil {
+		return err
+	}
+	err := c.identify()
+	if c.op.path != "/ws" {
+		err = c.charge(err)
+	}
+	if err != nil {
 		return err
 	}
 	may := c.op.may[c.class]
@@ -143,7 +149,6 @@ func (c *call) admit() error {
 	}
 	mine := c.class != byAnyone && c.class != byLocal && !strings.HasPrefix(c.op.path, "/admin/")
 	if c.op.mine != nil {
-		var err error
 		if mine, err = c.op.mine(c); err != nil {
 			return err
 		}
@@ -167,11 +172,7 @@ func (c *call) refusal() error {
 // identify takes the caller from the listener or the token. A public operation
 // does not look at a token at all.
 func (c *call) identify() error {
-	if isLocal, _ := c.ctx().Value(localKey{}).(bool); isLocal {
-		c.class = byLocal
-		return nil
-	}
-	if c.op.may[byAnyone] != none {
+	if c.class == byLocal || c.op.may[byAnyone] != none {
 		return nil
 	}
 	token := bearer(c.r)

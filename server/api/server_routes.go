@@ -31,6 +31,7 @@ func openAPI(c *call) error {
 		c.w.WriteHeader(http.StatusNotModified)
 		return nil
 	}
+	c.answerWithin(WriteTimeout)
 	h.Set("Content-Type", "application/yaml") // RFC 9512
 	h.Set("Content-Length", strconv.Itoa(len(openAPIFile)))
 	c.w.WriteHeader(http.StatusOK)

@@ -28,10 +28,12 @@ func openSocket(c *call) error {
 		return draining()
 	}
 	p, err := c.socketCaller()
-	if err != nil {
+	if err == nil {
+		c.who, c.class = p, classOf(p)
+	}
+	if err := c.charge(err); err != nil {
 		return err
 	}
-	c.who, c.class = p, classOf(p)
 	if c.class == byNoDevice {
 		return c.refusal()
 	}
@@ -39,7 +41,7 @@ func openSocket(c *call) error {
 	if err != nil {
 		return err
 	}
-	if n := a.o.Limits.Sockets; n > 0 && a.sockets.count() >= n {
+	if n := a.limits.Load().Sockets; n > 0 && a.sockets.count() >= n {
 		return &throttle.Error{Code: clearbox.CodeUnavailable, After: 10 * time.Second, Text: "too many connections"}
 	}
 	visible, err := a.parts.Auth.Consented(c.ctx(), p.UserNo, auth.PurposePresence)
@@ -375,14 +377,6 @@ func (s *socket) follows(users []clearbox.UserID) {
 		})
 	}
 	s.watch.Set(users)
-}
-
-// sendLimit tells when the rate limit allows another message.
-func sendLimit(err error) (time.Duration, bool) {
-	if clearbox.CodeOf(err) != clearbox.CodeRateLimited {
-		return 0, false
-	}
-	return throttle.RetryAfter(err)
 }
 
 // How the socket's health is judged. A peer that vanished is found within

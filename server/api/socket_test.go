@@ -108,6 +108,10 @@ func (p *peer) closed() wire.CloseCode {
 	}
 }
 
+func bearerOf(s *someone) http.Header {
+	return http.Header{"Authorization": {"Bearer " + s.tokens.Access}}
+}
+
 var formats = []wire.Format{wire.CBOR, wire.JSON}
 
 func TestSocketCarriesMessages(t *testing.T) {
@@ -432,7 +436,7 @@ func TestSocketRefusals(t *testing.T) {
 	}
 	res := alice.do("POST", "/messages/send", bob.message("x"))
 	res.want(t, 429, clearbox.CodeRateLimited, "")
-	if res.header.Get("RateLimit") == "" || res.header.Get("RateLimit-Policy") != `"account";q=1;w=1` {
+	if res.header.Get("RateLimit") == "" || res.header.Get("RateLimit-Policy") != `"messages";q=1;w=1` {
 		t.Error(res.header)
 	}
 }
