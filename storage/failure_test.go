@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -116,7 +117,7 @@ func failOnce(t *testing.T, w *world, f *storage.Faults, step storage.FaultStep,
 	queued := 0
 	enqueue := func(run func()) {
 		wg.Go(run)
-		for queued++; w.Stats().Waiting < int64(queued); {
+		for queued++; w.Stats().Waiting < int64(queued); runtime.Gosched() {
 		}
 	}
 	for i := range messages {

@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 	}
 	// TestModel: few long runs find more than many short ones. The command line
 	// overrides this.
-	for name, value := range map[string]string{"rapid.checks": "8", "rapid.steps": "120"} {
+	for name, value := range map[string]string{"rapid.checks": "6", "rapid.steps": "100"} {
 		if err := flag.Set(name, value); err != nil {
 			panic(err)
 		}
@@ -426,7 +426,7 @@ func TestLogStaysBounded(t *testing.T) {
 	w := open(t, func(o *storage.Options) { o.LogPages = 200 })
 	_, d := w.user("alice")
 	payload := storage.Sealed{Payload: make([]byte, 4000), Wrapped: []byte("w")}
-	for range 30 {
+	for range 12 {
 		w.update(func(tx *storage.Tx) error {
 			for range 100 {
 				if _, err := tx.PutMail(d.No, payload, testStart*2); err != nil {
@@ -436,7 +436,7 @@ func TestLogStaysBounded(t *testing.T) {
 			return nil
 		})
 	}
-	// One commit beyond the limit fits: 3,000 mails went through.
+	// One commit beyond the limit fits: 1,200 mails went through.
 	if got := w.Stats().WALBytes; got == 0 || got > 4<<20 {
 		t.Errorf("the log has %d bytes", got)
 	}
