@@ -168,7 +168,7 @@ func TestNoSocket(t *testing.T) {
 	for name, answer := range map[string]http.HandlerFunc{
 		"not found":   func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "what?", 404) },
 		"a login box": func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, "<html>") },
-		"bad gateway": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", 502) },
+		"bad gateway": func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "", http.StatusBadGateway) },
 		"another subprotocol": func(w http.ResponseWriter, r *http.Request) {
 			conn, err := websocket.Accept(w, r, nil)
 			if err == nil {

@@ -47,7 +47,7 @@ type request struct {
 	ID         uint32      `json:"id"`
 	OneTime    bool        `json:"oneTime"`
 	LastResort bool        `json:"lastResort"`
-	Seed       []byte      `json:"seed"` // 32 bytes: makes the device's randomness repeatable
+	Seed       []byte      `json:"seed"`   // 32 bytes: makes the device's randomness repeatable
 	Chains     int         `json:"chains"` // receiving chains kept; 0 is the protocol's limit
 	Now        int64       `json:"now"`    // milliseconds
 	Bundle     *bundleJSON `json:"bundle"`
