@@ -21,8 +21,8 @@ import (
 )
 
 // TestModel drives mailboxes, submissions and the outbox with random steps and
-// compares every answer with a model in memory. `-rapid.checks=100` makes about
-// 12,000 steps.
+// compares every answer with a model in memory. `-rapid.checks=110` makes about
+// 11,000 steps.
 func TestModel(t *testing.T) {
 	dir := t.TempDir()
 	empty := emptyDatabase(t)
