@@ -120,6 +120,10 @@ func (op *accept) prepare(ctx context.Context, fresh bool) error {
 					ID: it.ID, Sender: it.Sender, SenderDevice: it.SenderDevice, Recipient: it.Recipient, Device: d.ID,
 					Type: e.Type, AcceptedAt: it.AcceptedAt, Content: e.Content,
 				}, nil, now)
+				if errors.Is(err, storage.ErrShredded) { // erased a moment ago; the others go on
+					reject(clearbox.CodeRecipientUnavailable, 0)
+					continue
+				}
 				if err != nil {
 					return err
 				}

@@ -21,10 +21,14 @@ type bounce struct {
 }
 
 // newBounce prepares a notice; nil when the sender is gone, since there is
-// nobody left to tell.
+// nobody left to tell. One who is banned is told too: a ban may end.
 func (r *Router) newBounce(ctx context.Context, sender clearbox.UserID, n *Notice) (*bounce, error) {
-	known, err := r.local(ctx, sender.UID, false)
-	if clearbox.CodeOf(err) == clearbox.CodeRecipientUnavailable {
+	var known storage.Recipient
+	err := r.store.View(ctx, func(tx *storage.Tx) (err error) {
+		known, err = tx.Recipient(sender.UID)
+		return err
+	})
+	if errors.Is(err, storage.ErrNotFound) || err == nil && known.State == storage.UserErased {
 		return nil, nil
 	}
 	if err != nil {
@@ -64,6 +68,14 @@ func (b *bounce) apply(tx *storage.Tx, senderNo int64) error {
 		b.devices, b.seqs = append(b.devices, d.No), append(b.seqs, seq)
 	}
 	return nil
+}
+
+// reset forgets what an earlier run of the update did. A nil bounce has nothing
+// to forget.
+func (b *bounce) reset() {
+	if b != nil {
+		b.devices, b.seqs = nil, nil
+	}
 }
 
 // wake tells open readers after the commit. A nil bounce does nothing.

@@ -41,11 +41,12 @@ type committer struct {
 
 	mu      sync.Mutex // guards what follows; never held while an operation runs
 	waiting []operation
+	acks    map[int64]*ack // those among waiting, by device: one each, so that nobody fills the places with them
 	ended   bool
 }
 
 func newCommitter(store *storage.Store) *committer {
-	return &committer{store: store, wake: make(chan struct{}, 1)}
+	return &committer{store: store, wake: make(chan struct{}, 1), acks: map[int64]*ack{}}
 }
 
 var (
@@ -61,9 +62,20 @@ func (c *committer) put(op operation) error {
 		c.mu.Unlock()
 		return errStopping
 	}
+	a, isAck := op.(*ack)
+	if isAck {
+		if before := c.acks[a.deviceNo]; before != nil {
+			before.upTo = max(before.upTo, a.upTo)
+			c.mu.Unlock()
+			return nil
+		}
+	}
 	if len(c.waiting) >= maxWaiting {
 		c.mu.Unlock()
 		return errCrowded
+	}
+	if isAck {
+		c.acks[a.deviceNo] = a
 	}
 	c.waiting = append(c.waiting, op)
 	first := len(c.waiting) == 1
@@ -107,6 +119,11 @@ func (c *committer) take(into []operation) []operation {
 	defer c.mu.Unlock()
 	n := min(len(c.waiting), maxBatch)
 	into = append(into, c.waiting[:n]...)
+	for _, op := range into {
+		if a, ok := op.(*ack); ok {
+			delete(c.acks, a.deviceNo)
+		}
+	}
 	rest := copy(c.waiting, c.waiting[n:])
 	clear(c.waiting[rest:])
 	c.waiting = c.waiting[:rest]

@@ -137,20 +137,53 @@ func (m *Mailbox) Read(ctx context.Context, after int64, limit, maxBytes int) ([
 	if known {
 		return out, nil
 	}
-	var mails []storage.Mail
 	started := m.r.opts.Now()
-	err := m.r.store.View(ctx, func(tx *storage.Tx) (err error) {
+	for len(out) == 0 {
+		mails, err := m.fromQueue(ctx, after, limit, maxBytes)
+		if err != nil {
+			return nil, err
+		}
+		if len(mails) == 0 {
+			break
+		}
+		if out, err = m.opened(mails); err != nil {
+			return nil, err
+		}
+		after = mails[len(mails)-1].Seq // behind a stretch that will never open
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n := len(out); n > 0 {
+		m.read = max(m.read, out[n-1].Seq)
+	} else if m.posts == posts {
+		m.empty, m.scanned = true, started
+	}
+	return out, nil
+}
+
+func (m *Mailbox) fromQueue(ctx context.Context, after int64, limit, maxBytes int) (mails []storage.Mail, err error) {
+	err = m.r.store.View(ctx, func(tx *storage.Tx) (err error) {
 		mails, err = tx.MailAfter(m.deviceNo, after, limit, maxBytes)
 		return err
 	})
-	if err != nil {
-		return nil, err
-	}
-	out = make([]Delivery, 0, len(mails))
+	return mails, err
+}
+
+// opened gives those of the mails that can be read. The device acknowledges
+// past a damaged one with the next one. A fault that may pass is an error:
+// to skip mail for it would be to lose it.
+func (m *Mailbox) opened(mails []storage.Mail) ([]Delivery, error) {
+	out := make([]Delivery, 0, len(mails))
 	for i := range mails {
 		d, err := m.r.openMail(m.key, m.device, &mails[i])
-		if err != nil {
-			// It can never be read: the device acknowledges past it with the next one.
+		switch {
+		case err == nil:
+		case !m.r.damaged(m.key, err):
+			if len(out) > 0 {
+				return out, nil // the next look tells
+			}
+			return nil, err
+		default:
 			m.r.opts.Log.Error("a stored mailbox entry does not open", "error", err)
 			continue
 		}
@@ -158,13 +191,6 @@ func (m *Mailbox) Read(ctx context.Context, after int64, limit, maxBytes int) ([
 			d.Envelope.Device = m.device
 		}
 		out = append(out, d)
-	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	if n := len(out); n > 0 {
-		m.read = max(m.read, out[n-1].Seq)
-	} else if m.posts == posts && len(mails) == 0 {
-		m.empty, m.scanned = true, started
 	}
 	return out, nil
 }

@@ -116,7 +116,7 @@ func (r *Router) Pending(ctx context.Context, peer clearbox.ServerName, class fe
 // open turns dispatched rows into batches: runs of positions without a hole
 // that fit one transaction. Where a batch was cut before does not matter, since
 // the receiver answers by position. What cannot be opened any more (its sender
-// was erased) is withdrawn.
+// was erased, or the row is damaged) is withdrawn.
 func (r *Router) open(ctx context.Context, rows []storage.OutboxItem) ([]*federation.Batch, error) {
 	var out []*federation.Batch
 	var b *federation.Batch
@@ -127,11 +127,14 @@ func (r *Router) open(ctx context.Context, rows []storage.OutboxItem) ([]*federa
 		if !row.Void {
 			var err error
 			if it, err = r.openItem(row); err != nil {
+				if !r.damaged(row.SenderKey, err) {
+					return nil, err
+				}
 				if !errors.Is(err, storage.ErrShredded) {
 					r.opts.Log.Error("an outbox item does not open and is withdrawn", "error", err)
 				}
 				it = federation.Item{Void: true}
-				if err := r.withdraw(ctx, row.Row); err != nil {
+				if err := r.withdraw(ctx, row); err != nil {
 					return nil, err
 				}
 			}
@@ -148,8 +151,15 @@ func (r *Router) open(ctx context.Context, rows []storage.OutboxItem) ([]*federa
 	return out, nil
 }
 
-func (r *Router) withdraw(ctx context.Context, row int64) error {
-	return r.store.Update(ctx, func(tx *storage.Tx) error { return tx.VoidOutbox([]int64{row}) })
+// withdraw voids a row that does not open. Whom it was for stood inside, so a
+// notice cannot be written; its state tells the sender who asks.
+func (r *Router) withdraw(ctx context.Context, row *storage.OutboxItem) error {
+	return r.store.Update(ctx, func(tx *storage.Tx) error {
+		if err := forgotten(tx.SetSubmissionState(row.SenderNo, row.MessageID, storage.SubmissionUndeliverable)); err != nil {
+			return err
+		}
+		return tx.VoidOutbox([]int64{row.Row})
+	})
 }
 
 // Settle implements federation.Outbox.
@@ -158,27 +168,20 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 		return clearbox.Errorf(clearbox.CodeBadRequest, "an answer has one verdict per item")
 	}
 	now := r.now()
-	bounces := map[int]*bounce{}
-	for i, v := range verdicts {
-		it := &batch.Items[i]
-		if v.Code != federation.VerdictRejected || it.Void {
-			continue
-		}
-		b, err := r.newBounce(ctx, it.Sender, &Notice{
-			Kind: NoticeUndeliverable, ID: it.ID, Recipient: it.Recipient, Code: reason(v.Reason), FirstTry: now, LastTry: now, Attempts: 1,
-		})
-		if err != nil {
-			return err
-		}
-		bounces[i] = b
+	bounces, err := r.refusals(ctx, batch, verdicts, now)
+	if err != nil {
+		return err
 	}
 	type told struct {
 		userNo int64
 		state  State
 	}
 	var news []told
-	err := r.store.Update(ctx, func(tx *storage.Tx) error {
+	err = r.store.Update(ctx, func(tx *storage.Tx) error {
 		news = news[:0]
+		for _, b := range bounces {
+			b.reset()
+		}
 		if _, err := leaseHolds(tx, peer, class, lease); err != nil {
 			return err
 		}
@@ -231,6 +234,43 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 	return nil
 }
 
+// refusals prepares the notices for the items that the peer rejected, by index.
+func (r *Router) refusals(ctx context.Context, batch *federation.Batch, verdicts []federation.Verdict, now clearbox.Millis) (map[int]*bounce, error) {
+	var rejected []int
+	var numbers []int64
+	for i, v := range verdicts {
+		if v.Code == federation.VerdictRejected && !batch.Items[i].Void {
+			rejected, numbers = append(rejected, i), append(numbers, batch.Rows[i])
+		}
+	}
+	if len(rejected) == 0 {
+		return nil, nil
+	}
+	tried := map[int64]storage.OutboxItem{} // earlier attempts that got no answer
+	err := r.store.View(ctx, func(tx *storage.Tx) error {
+		rows, err := tx.OutboxRows(numbers)
+		for _, row := range rows {
+			tried[row.Row] = row
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[int]*bounce, len(rejected))
+	for _, i := range rejected {
+		it, row := &batch.Items[i], tried[batch.Rows[i]]
+		n := &Notice{Kind: NoticeUndeliverable, ID: it.ID, Recipient: it.Recipient, Code: reason(verdicts[i].Reason), FirstTry: now, LastTry: now, Attempts: row.Attempts + 1}
+		if row.FirstTry != 0 {
+			n.FirstTry = row.FirstTry
+		}
+		if out[i], err = r.newBounce(ctx, it.Sender, n); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
 // reason maps what a peer said to what a sender is told; an unknown word is
 // not repeated to people.
 func reason(c clearbox.Code) clearbox.Code {
@@ -262,6 +302,7 @@ func (r *Router) Rewind(ctx context.Context, peer clearbox.ServerName, class fed
 		return federation.Lease{}, err
 	}
 	c := storage.Class(class)
+	var fence int64
 	err := r.store.Update(ctx, func(tx *storage.Tx) error {
 		s, err := leaseHolds(tx, peer, class, lease)
 		if err != nil {
@@ -286,7 +327,10 @@ func (r *Router) Rewind(ctx context.Context, peer clearbox.ServerName, class fed
 		if _, err := tx.Undispatch(peer, c); err != nil {
 			return err
 		}
-		s.Stream, s.NextPos = fresh, 1
+		// The fence rises with the stream, so that a transaction of the old one
+		// that is still on its way cannot take the stream back.
+		s.Stream, s.NextPos, s.Fence = fresh, 1, s.Fence+1
+		fence = s.Fence
 		if err := tx.SetOutStream(peer, c, s); err != nil || len(keep) == 0 {
 			return err
 		}
@@ -296,7 +340,7 @@ func (r *Router) Rewind(ctx context.Context, peer clearbox.ServerName, class fed
 		return federation.Lease{}, err
 	}
 	r.opts.Log.Warn("a peer's stream began anew", "peer", string(peer), "expected", expected)
-	return federation.Lease{Stream: fresh, Fence: lease.Fence}, nil
+	return federation.Lease{Stream: fresh, Fence: fence}, nil
 }
 
 // Due implements federation.Outbox.

@@ -22,9 +22,15 @@ type people struct {
 
 const maxPeople = 50_000 // entries a map; reaching it empties the map
 
+// keepLocal remembers a local account, or forgets it when it is not active:
+// what is remembered may be written to.
 func (p *people) keepLocal(uid clearbox.UID, r storage.Recipient) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if r.State != storage.UserActive {
+		delete(p.local, uid)
+		return
+	}
 	if len(p.local) >= maxPeople {
 		clear(p.local)
 	}
@@ -62,13 +68,13 @@ func (r *Router) local(ctx context.Context, uid clearbox.UID, fresh bool) (stora
 		got, err = tx.Recipient(uid)
 		return err
 	})
-	if errors.Is(err, storage.ErrNotFound) || err == nil && got.State != storage.UserActive {
-		return storage.Recipient{}, errUnavailable()
-	}
-	if err != nil {
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return storage.Recipient{}, err
 	}
 	r.people.keepLocal(uid, got)
+	if got.State != storage.UserActive { // zero when there is nobody
+		return storage.Recipient{}, errUnavailable()
+	}
 	return got, nil
 }
 

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"errors"
 	"fmt"
 
 	"github.com/clearbox-im/clearbox"
@@ -58,6 +59,17 @@ func (r *Router) openMail(key storage.KeyID, device clearbox.DeviceID, m *storag
 	d, err := parsePayload(plain)
 	d.Seq = m.Seq
 	return d, err
+}
+
+// damaged tells whether what failed to open under key will never open: the key
+// was destroyed, or it works and so the entry is broken. While the keystore
+// itself is in trouble nothing is given up.
+func (r *Router) damaged(key storage.KeyID, err error) bool {
+	if errors.Is(err, storage.ErrShredded) || errors.Is(err, errPayload) {
+		return true
+	}
+	_, probe := r.keys.Seal(key, storage.PurposeMailbox, nil, nil)
+	return probe == nil || errors.Is(probe, storage.ErrShredded)
 }
 
 // storedItem is an outbox payload. The stored form is ours alone, so it may

@@ -35,15 +35,13 @@ func (r *Router) Submit(ctx context.Context, p auth.Principal, s Submission) (Re
 func (r *Router) SubmitAsync(ctx context.Context, p auth.Principal, s Submission, done func(Receipt, error)) {
 	op, err := r.prepare(ctx, p, s)
 	if err != nil {
-		var stale *clearbox.StaleDevicesError
-		if errors.As(err, &stale) || clearbox.CodeOf(err) == clearbox.CodeRecipientUnavailable || clearbox.CodeOf(err) == clearbox.CodePeerBlocked {
+		switch clearbox.CodeOf(err) {
+		case clearbox.CodeBadRequest, clearbox.CodeTooLarge, clearbox.CodeForbidden: // the submission's own fault, the first time too
+			done(Receipt{}, err)
+		default:
 			// A repeat gets its first answer even if the world has moved on.
-			if rc, known, again := r.repeat(ctx, p, &s); known {
-				done(rc, again)
-				return
-			}
+			done(r.repeat(ctx, p, &s, err))
 		}
-		done(Receipt{}, err)
 		return
 	}
 	op.answer = done
@@ -140,6 +138,9 @@ func (op *submit) addLocal(ctx context.Context, to *Recipient) error {
 					ID: op.sub.ID, Sender: op.user, SenderDevice: op.device, Recipient: to.User, Device: d.ID,
 					Type: e.Type, AcceptedAt: op.at, Content: e.Content,
 				}, nil, op.at)
+				if errors.Is(err, storage.ErrShredded) {
+					return errUnavailable() // erased a moment ago
+				}
 				if err != nil {
 					return err
 				}
@@ -208,6 +209,9 @@ func (op *submit) apply(tx *storage.Tx, b *batch) error {
 		}
 		switch o := &op.r.opts; {
 		case items >= o.PeerQueueItems || bytes >= o.PeerQueueBytes:
+			if known, err := op.answered(tx); known || err != nil {
+				return err
+			}
 			op.refused = clearbox.Errorf(clearbox.CodePeerBacklogFull, "the other organisation cannot be reached and its queue is full; try again later")
 			return nil
 		case items >= o.PeerQueueItems/10*8 || bytes >= o.PeerQueueBytes/10*8:
@@ -218,7 +222,8 @@ func (op *submit) apply(tx *storage.Tx, b *batch) error {
 		UserNo: op.userNo, ID: op.sub.ID, BodyHash: op.hash, Answer: encodeReceipt(op.receipt), Expires: after(op.at, op.r.opts.SubmissionTTL),
 	})
 	if errors.Is(err, storage.ErrExists) {
-		return op.repeated(tx)
+		_, err := op.answered(tx)
+		return err
 	}
 	if err != nil {
 		return err
@@ -243,24 +248,24 @@ func (op *submit) apply(tx *storage.Tx, b *batch) error {
 	return nil
 }
 
-// repeated answers the same message id once more.
-func (op *submit) repeated(tx *storage.Tx) error {
+// answered gives a message id that is known its first answer once more. What
+// was accepted stays accepted, whatever stands in the way of a new message.
+func (op *submit) answered(tx *storage.Tx) (known bool, err error) {
 	old, err := tx.Submission(op.userNo, op.sub.ID)
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	op.receipt, op.refused = judge(&op.sub, op.hash, &old)
-	return nil
+	return true, nil
 }
 
 // moved answers when devices changed since prepare looked: the brain wrote for
 // the former ones. Nothing was written yet.
 func (op *submit) moved(tx *storage.Tx, uid clearbox.UID, current storage.Recipient) error {
-	switch old, err := tx.Submission(op.userNo, op.sub.ID); {
-	case err == nil:
-		op.receipt, op.refused = judge(&op.sub, op.hash, &old)
-		return nil
-	case !errors.Is(err, storage.ErrNotFound):
+	if known, err := op.answered(tx); known || err != nil {
 		return err
 	}
 	op.r.people.keepLocal(uid, current)
@@ -319,18 +324,22 @@ func clientError(err error) error {
 	return err
 }
 
-// repeat looks for an earlier submission under the same id.
-func (r *Router) repeat(ctx context.Context, p auth.Principal, s *Submission) (Receipt, bool, error) {
+// repeat looks for an earlier submission under the same id and answers like it;
+// refused is the answer when there is none. When that cannot be known the
+// store's error is the answer, since refused might deny what was accepted.
+func (r *Router) repeat(ctx context.Context, p auth.Principal, s *Submission, refused error) (Receipt, error) {
 	var old storage.Submission
 	err := r.store.View(ctx, func(tx *storage.Tx) (err error) {
 		old, err = tx.Submission(p.UserNo, s.ID)
 		return err
 	})
-	if err != nil {
-		return Receipt{}, false, err
+	if errors.Is(err, storage.ErrNotFound) {
+		return Receipt{}, refused
 	}
-	rc, err := judge(s, s.bodyHash(), &old)
-	return rc, true, err
+	if err != nil {
+		return Receipt{}, err
+	}
+	return judge(s, s.bodyHash(), &old)
 }
 
 func judge(s *Submission, hash [32]byte, old *storage.Submission) (Receipt, error) {

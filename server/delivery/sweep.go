@@ -84,7 +84,10 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 		row := &rows[i]
 		it, err := r.openItem(row)
 		if err != nil {
-			continue // shredded or damaged: nobody to tell
+			if !r.damaged(row.SenderKey, err) {
+				return err // in a minute, perhaps
+			}
+			continue // nobody to tell
 		}
 		n := notice(row)
 		n.ID, n.Recipient, n.FirstTry, n.LastTry, n.Attempts = row.MessageID, it.Recipient, row.FirstTry, row.LastTry, row.Attempts
@@ -94,14 +97,12 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 	}
 	err := r.store.Update(ctx, func(tx *storage.Tx) error {
 		for i := range rows {
+			bounces[i].reset()
 			still, err := tx.OutboxRows([]int64{rows[i].Row})
 			if err != nil {
 				return err
 			}
 			if len(still) == 0 || still[0].Void || still[0].Pos != rows[i].Pos {
-				if bounces[i] != nil {
-					bounces[i].devices = nil
-				}
 				continue
 			}
 			if bounces[i] != nil {
@@ -122,69 +123,6 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 		b.wake(r)
 	}
 	return nil
-}
-
-// sweepMail removes mail that no device fetched in time and tells the senders
-// of this server. (A peer's server took our custody for delivery; telling its
-// sender needs the control class.)
-func (r *Router) sweepMail(ctx context.Context) (int, error) {
-	var gone []storage.ExpiredMail
-	var owners map[int64]storage.DeviceRecord
-	var keys map[int64]storage.User
-	err := r.store.Update(ctx, func(tx *storage.Tx) (err error) {
-		owners, keys = map[int64]storage.DeviceRecord{}, map[int64]storage.User{}
-		if gone, err = tx.ExpireMail(tx.Now(), sweepLimit); err != nil {
-			return err
-		}
-		for _, g := range gone {
-			if _, seen := owners[g.DeviceNo]; seen {
-				continue
-			}
-			d, err := tx.DeviceByNo(g.DeviceNo)
-			if err != nil {
-				return err
-			}
-			if owners[g.DeviceNo] = d; keys[d.UserNo].No == 0 {
-				if keys[d.UserNo], err = tx.UserByNo(d.UserNo); err != nil {
-					return err
-				}
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		return 0, err
-	}
-	for i := range gone {
-		d := owners[gone[i].DeviceNo]
-		user := keys[d.UserNo]
-		mail, err := r.openMail(user.Key, d.ID, &gone[i].Mail)
-		if err != nil || mail.Envelope == nil || mail.Envelope.Sender.Server != r.server {
-			continue
-		}
-		if err := r.reportExpired(ctx, mail.Envelope, clearbox.UserID{UID: user.UID, Server: r.server}); err != nil {
-			return len(gone), err
-		}
-	}
-	return len(gone), nil
-}
-
-func (r *Router) reportExpired(ctx context.Context, e *clearbox.Envelope, to clearbox.UserID) error {
-	b, err := r.newBounce(ctx, e.Sender, &Notice{Kind: NoticeUndeliverable, ID: e.ID, Recipient: to, Code: clearbox.CodeExpired})
-	if err != nil || b == nil {
-		return err
-	}
-	err = r.store.Update(ctx, func(tx *storage.Tx) error {
-		sender, err := tx.Recipient(e.Sender.UID)
-		if err != nil {
-			return forgotten(err)
-		}
-		return b.apply(tx, sender.No)
-	})
-	if err == nil {
-		b.wake(r)
-	}
-	return err
 }
 
 func (r *Router) sweepSubmissions(ctx context.Context) (int, error) {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"errors"
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -64,6 +66,29 @@ type worldOptions struct {
 	delivery.Options
 	mails  int64
 	faults *storage.Faults
+	keys   *trouble // the keystore as delivery sees it; nil: always well
+}
+
+// trouble is a keystore whose disk may fail.
+type trouble struct {
+	*keystore.Keystore
+	now atomic.Bool
+}
+
+var errDisk = errors.New("read a person's key: input/output error")
+
+func (k *trouble) Seal(id storage.KeyID, purpose string, ad, plain []byte) ([]byte, error) {
+	if k.now.Load() {
+		return nil, errDisk
+	}
+	return k.Keystore.Seal(id, purpose, ad, plain)
+}
+
+func (k *trouble) Open(id storage.KeyID, purpose string, ad, sealed []byte) ([]byte, error) {
+	if k.now.Load() {
+		return nil, errDisk
+	}
+	return k.Keystore.Open(id, purpose, ad, sealed)
 }
 
 func newWorld(t *testing.T, o worldOptions) *world {
@@ -87,7 +112,12 @@ func newWorld(t *testing.T, o worldOptions) *world {
 		}
 	}
 	o.Options.Log = slog.New(slog.DiscardHandler)
-	w.router = delivery.New(store, ks, w.dirs, w.routes, home, o.Options)
+	var sealer delivery.Keys = ks
+	if o.keys != nil {
+		o.keys.Keystore = ks
+		sealer = o.keys
+	}
+	w.router = delivery.New(store, sealer, w.dirs, w.routes, home, o.Options)
 	run, cancel := context.WithCancel(ctx)
 	ended := make(chan error, 1)
 	go func() { ended <- w.router.Run(run) }()

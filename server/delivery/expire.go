@@ -1,0 +1,140 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/storage"
+)
+
+// sweepMail removes mail that no device fetched in time and tells the senders
+// of this server, in one update: what is gone is reported, whatever happens in
+// between. (A peer's server took our custody for delivery; telling its sender
+// needs the control class.)
+func (r *Router) sweepMail(ctx context.Context) (int, error) {
+	var gone []storage.ExpiredMail
+	var told []*bounce
+	err := r.store.Update(ctx, func(tx *storage.Tx) (err error) {
+		told = nil
+		if gone, err = tx.ExpireMail(tx.Now(), sweepLimit); err != nil {
+			return err
+		}
+		owners := map[int64]*owner{}
+		said := map[expiry]bool{} // one notice for all devices of a person
+		for i := range gone {
+			o := owners[gone[i].DeviceNo]
+			if o == nil {
+				if o, err = r.ownerOf(tx, gone[i].DeviceNo); err != nil {
+					return err
+				}
+				owners[gone[i].DeviceNo] = o
+			}
+			b, err := r.expired(tx, o, &gone[i].Mail, said)
+			if err != nil {
+				return err
+			}
+			told = append(told, b)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	for _, b := range told {
+		b.wake(r)
+	}
+	return len(gone), nil
+}
+
+// expiry is what a notice of sweepMail is about.
+type expiry struct {
+	sender clearbox.UID
+	id     clearbox.MessageID
+	userNo int64 // whom it was for
+}
+
+// owner is whose mail expired.
+type owner struct {
+	user   storage.User
+	device clearbox.DeviceID
+	others []storage.DeviceRecord // the person's other devices
+}
+
+func (r *Router) ownerOf(tx *storage.Tx, deviceNo int64) (*owner, error) {
+	d, err := tx.DeviceByNo(deviceNo)
+	if err != nil {
+		return nil, err
+	}
+	o := &owner{device: d.ID}
+	if o.user, err = tx.UserByNo(d.UserNo); err != nil {
+		return nil, err
+	}
+	o.others, err = tx.Devices(d.UserNo)
+	o.others = slices.DeleteFunc(o.others, func(other storage.DeviceRecord) bool { return other.No == deviceNo })
+	return o, err
+}
+
+// expired tells the sender of a mail that has just expired, unless the message
+// reached another device of the person. It returns nil when nobody is told.
+func (r *Router) expired(tx *storage.Tx, o *owner, m *storage.Mail, said map[expiry]bool) (*bounce, error) {
+	d, err := r.openMail(o.user.Key, o.device, m)
+	if err != nil {
+		if r.damaged(o.user.Key, err) {
+			return nil, nil
+		}
+		return nil, err
+	}
+	to := clearbox.UserID{UID: o.user.UID, Server: r.server}
+	e := d.Envelope
+	if e == nil || e.Sender.Server != r.server || e.Sender == to { // a notice, a peer's, a copy among own devices
+		return nil, nil
+	}
+	sender, err := tx.Recipient(e.Sender.UID)
+	if errors.Is(err, storage.ErrNotFound) || err == nil && sender.State == storage.UserErased {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	about := expiry{e.Sender.UID, e.ID, o.user.No}
+	if said[about] {
+		return nil, nil
+	}
+	for i := range o.others {
+		if had, err := hadMail(tx, &o.others[i], e.AcceptedAt, m.Expires); had || err != nil {
+			return nil, err
+		}
+	}
+	n := &Notice{Kind: NoticeUndeliverable, ID: e.ID, Recipient: to, Code: clearbox.CodeExpired}
+	sealed, err := r.sealMail(sender.Key, 0, nil, n, r.now())
+	if errors.Is(err, storage.ErrShredded) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	said[about] = true
+	b := &bounce{notice: n, sender: e.Sender, sealed: sealed.sealed, until: sealed.expires}
+	return b, b.apply(tx, sender.No)
+}
+
+// hadMail tells whether the device acknowledged its copy of a message: it was
+// there when the message was accepted, nothing between its acknowledgement and
+// what it still has went missing, and what it still has is younger. In doubt
+// it had not: a sender who is told too much asks, one who is told nothing does
+// not.
+func hadMail(tx *storage.Tx, d *storage.DeviceRecord, accepted, expires clearbox.Millis) (bool, error) {
+	if d.Added > accepted {
+		return false, nil
+	}
+	rest, err := tx.MailAfter(d.No, 0, 1, 0)
+	if err != nil {
+		return false, err
+	}
+	if len(rest) == 0 {
+		return d.AckedSeq+1 == d.NextSeq, nil
+	}
+	return d.AckedSeq+1 == rest[0].Seq && rest[0].Expires > expires, nil
+}
