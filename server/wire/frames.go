@@ -140,6 +140,14 @@ func ParseClientFrame(f Format, data []byte) (*ClientFrame, error) {
 	if len(data) > MaxFrame {
 		return nil, tooLarge("", "a frame has at most "+strconv.Itoa(MaxFrame)+" bytes")
 	}
+	if f == CBOR {
+		if c, ok := readHotClient(data); ok {
+			if err := c.Check(); err != nil {
+				return nil, err
+			}
+			return c, nil
+		}
+	}
 	var c ClientFrame
 	if err := Decode(f, data, &c); err != nil {
 		return nil, err
@@ -152,6 +160,14 @@ func ParseServerFrame(f Format, data []byte) (*ServerFrame, error) {
 	if len(data) > MaxFrame {
 		return nil, tooLarge("", "a frame has at most "+strconv.Itoa(MaxFrame)+" bytes")
 	}
+	if f == CBOR {
+		if s, ok := readHotServer(data); ok {
+			if err := s.Check(); err != nil {
+				return nil, err
+			}
+			return s, nil
+		}
+	}
 	var s ServerFrame
 	if err := DecodeAnswer(f, data, &s); err != nil {
 		return nil, err
@@ -161,11 +177,21 @@ func ParseServerFrame(f Format, data []byte) (*ServerFrame, error) {
 
 // AppendClientFrame writes c after dst and returns the longer slice.
 func AppendClientFrame(dst []byte, f Format, c *ClientFrame) ([]byte, error) {
+	if f == CBOR {
+		if out, ok := appendHotClient(dst, c); ok {
+			return out, nil
+		}
+	}
 	return Append(f, dst, c)
 }
 
 // AppendServerFrame writes s after dst and returns the longer slice.
 func AppendServerFrame(dst []byte, f Format, s *ServerFrame) ([]byte, error) {
+	if f == CBOR {
+		if out, ok := appendHotServer(dst, s); ok {
+			return out, nil
+		}
+	}
 	return Append(f, dst, s)
 }
 

@@ -39,23 +39,24 @@ func (s *Submission) Check() error {
 }
 
 func (s *Submission) check(f *faults, pointer string) {
-	f.check(s.ID != clearbox.MessageID{}, pointer+"/id", "is required")
+	if s.ID == (clearbox.MessageID{}) {
+		f.add(pointer+"/id", "is required")
+	}
 	if len(s.To) == 0 {
 		f.add(pointer+"/to", "is required")
 	}
 	envelopes, size := 0, 0
 	for i := range s.To {
 		to := &s.To[i]
-		f.check(!to.User.IsZero(), at(pointer+"/to", i)+"/user", "is required")
-		for j := range i {
-			f.check(s.To[j].User != to.User, at(pointer+"/to", i)+"/user", "appears twice")
+		if problem := s.userFault(i); problem != "" {
+			f.add(at(pointer+"/to", i)+"/user", problem)
 		}
 		if envelopes += len(to.Envelopes); envelopes > clearbox.MaxEnvelopesPer {
 			f.addError(at(pointer+"/to", i)+"/envelopes", clearbox.Errorf(clearbox.CodeTooLarge,
 				"a submission has at most %d envelopes", clearbox.MaxEnvelopesPer))
 			return
 		}
-		var seen [256]bool
+		var seen [128]bool
 		for j := range to.Envelopes {
 			e := &to.Envelopes[j]
 			size += len(e.Content)
@@ -69,9 +70,23 @@ func (s *Submission) check(f *faults, pointer string) {
 	}
 }
 
+// userFault says what is wrong with the recipient at i, or nothing.
+func (s *Submission) userFault(i int) string {
+	u := s.To[i].User
+	if u.IsZero() {
+		return "is required"
+	}
+	for j := range i {
+		if s.To[j].User == u {
+			return "appears twice"
+		}
+	}
+	return ""
+}
+
 // fault names the first member of e that is wrong; it allocates nothing, since
 // every message passes here.
-func (e *Outgoing) fault(seen *[256]bool) string {
+func (e *Outgoing) fault(seen *[128]bool) string {
 	switch {
 	case e.Device < 1 || e.Device > 127:
 		return "/device"
