@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -22,6 +23,7 @@ type connection struct {
 	again    chan struct{}
 	window   chan struct{} // capacity WindowSends: items in flight
 	wg       sync.WaitGroup
+	moved    atomic.Bool // a message was sent or received
 
 	mu       sync.Mutex // guards everything below
 	gone     bool
@@ -230,6 +232,7 @@ func (c *connection) sendOne(ctx context.Context, key string) error {
 	if err != nil {
 		return err
 	}
+	c.moved.Store(true)
 	return c.b.accepted(ctx, key, it, receipt)
 }
 

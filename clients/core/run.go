@@ -31,7 +31,7 @@ func (b *Brain) Run(ctx context.Context) error {
 	wait := backoffFirst
 	for {
 		start := b.opts.Now()
-		err := b.connect(ctx)
+		moved, err := b.connect(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
@@ -39,7 +39,7 @@ func (b *Brain) Run(ctx context.Context) error {
 		if lasting(err) {
 			return err
 		}
-		if b.opts.Now().Sub(start) >= steadyAfter {
+		if moved || b.opts.Now().Sub(start) >= steadyAfter {
 			wait = backoffFirst
 		}
 		pause := b.spread(wait/2, wait)
@@ -134,17 +134,18 @@ const (
 	batchBytes  = 2 << 20
 )
 
-// connect runs one connection until it ends; the error says why.
-func (b *Brain) connect(ctx context.Context) error {
+// connect runs one connection until it ends; the error says why. moved tells
+// whether a message was sent or received over it.
+func (b *Brain) connect(ctx context.Context) (moved bool, err error) {
 	s, err := b.me()
 	if err != nil {
-		return err
+		return false, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	l, polling, err := b.open(ctx, s)
 	if err != nil {
 		cancel()
-		return err
+		return false, err
 	}
 	c := newConnection(b, l)
 	defer func() {
@@ -152,6 +153,7 @@ func (b *Brain) connect(ctx context.Context) error {
 		l.close()
 		c.abandon()
 		c.wg.Wait()
+		moved = c.moved.Load()
 	}()
 	frames := make(chan []*wire.ServerFrame, 64) // lets a batch gather while the last one is stored
 	ended := make(chan error, 1)
@@ -182,17 +184,17 @@ func (b *Brain) connect(ctx context.Context) error {
 		select {
 		case got, ok := <-frames:
 			if !ok {
-				return closedReason(<-ended)
+				return false, closedReason(<-ended)
 			}
 			if err := c.take(ctx, got, frames); err != nil {
-				return err
+				return false, err
 			}
 		case err := <-c.failed:
-			return err
+			return false, err
 		case <-enough:
-			return errTrySocket
+			return false, errTrySocket
 		case <-ctx.Done():
-			return ctx.Err()
+			return false, ctx.Err()
 		}
 	}
 }
@@ -247,6 +249,7 @@ func (c *connection) take(ctx context.Context, got []*wire.ServerFrame, more <-c
 	if err != nil {
 		return err
 	}
+	c.moved.Store(true)
 	// Only now that it is stored.
 	return c.link.send(ctx, &wire.ClientFrame{Type: wire.FrameAck, Seq: stored.upTo})
 }

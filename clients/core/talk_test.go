@@ -10,7 +10,6 @@ import (
 	mathrand "math/rand/v2"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -154,7 +153,7 @@ func TestLostAnswers(t *testing.T) {
 				ada.send(bob, texts[i])
 				settle(3 * time.Second)
 			}
-			settle(10 * time.Minute)
+			settle(60 * time.Minute)
 			want(t, kind+": bob heard", bob.heard(ada), texts)
 			for key, n := range w.handed {
 				if n != 1 {
@@ -365,10 +364,8 @@ func TestMonthOffline(t *testing.T) {
 			}
 			time.Sleep(29 * 24 * time.Hour / time.Duration(each))
 		}
-		used := processorTime(t)
 		bob.start()
 		settle(time.Minute)
-		t.Logf("%d messages read in %s", 20*each, used())
 		for _, p := range senders {
 			heard := bob.heard(p)
 			if len(heard) != each || !slices.IsSortedFunc(heard, func(a, b string) int { return len(a) - len(b) }) {
@@ -383,18 +380,4 @@ func TestMonthOffline(t *testing.T) {
 		}
 		bob.stop()
 	})
-}
-
-// processorTime measures processor time, since a bubble's own clock stands still
-// while something is computed.
-func processorTime(t *testing.T) func() time.Duration {
-	used := func() time.Duration {
-		var r syscall.Rusage
-		if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
-			t.Fatal(err)
-		}
-		return time.Duration(r.Utime.Nano() + r.Stime.Nano())
-	}
-	start := used()
-	return func() time.Duration { return used() - start }
 }
