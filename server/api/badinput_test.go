@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -86,11 +87,10 @@ func TestBadBodies(t *testing.T) {
 }
 
 // endless is a body that counts how much of it was read.
-type endless struct{ read int }
+type endless struct{ read atomic.Int64 }
 
 func (e *endless) Read(p []byte) (int, error) {
-	e.read += len(p)
-	if e.read > 64<<20 {
+	if e.read.Add(int64(len(p))) > 64<<20 {
 		return 0, errors.New("read too far")
 	}
 	for i := range p {
@@ -135,8 +135,8 @@ func TestBadBodySizesAndTypes(t *testing.T) {
 			t.Errorf("%s: status %d", name, res.StatusCode)
 		}
 		res.Body.Close()
-		if limit := 24 << 20; body.read > limit { // what loopback's buffers hold, and less than all
-			t.Errorf("%s: %d bytes were taken", name, body.read)
+		if limit := int64(24 << 20); body.read.Load() > limit { // what loopback's buffers hold, and less than all
+			t.Errorf("%s: %d bytes were taken", name, body.read.Load())
 		}
 	}
 }
