@@ -249,11 +249,10 @@ func TestSlowHTTPClientsAreCut(t *testing.T) {
 			conn := p.dial()
 			started := time.Now()
 			io.WriteString(conn, "GET /openapi.yaml HTTP/1.1\r\nHost: a.test\r\n\r\n")
-			r := bufio.NewReader(conn)
 			var err error
 			for err == nil {
 				time.Sleep(time.Second)
-				_, err = r.Discard(1024)
+				_, err = conn.Read(make([]byte, 512))
 			}
 			if d := time.Since(started); d > 11*time.Second { // over TLS saying goodbye adds 5
 				t.Errorf("cut after %v", d)
