@@ -12,7 +12,7 @@ type FrameType string
 // Frames of a client.
 const (
 	FrameSend  FrameType = "send_message" // ref, submission; answered by sent or error with the same ref
-	FrameAck   FrameType = "ack"          // seq: everything up to it is stored by the device; no answer
+	FrameAck   FrameType = "ack"          // seq: everything up to it is stored by the device; no answer, but an error when nothing with it was ever delivered
 	FrameWatch FrameType = "watch"        // users: replaces the set whose user_online the client wants; ref is optional
 )
 
