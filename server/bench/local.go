@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"slices"
+	"time"
 
 	"github.com/clearbox-im/clearbox/server/bench/rig"
 )
@@ -100,6 +101,7 @@ const (
 	lonePairs = 5   // one after the other, because of the quota of one account
 	loneWarm  = 100 // messages of a pair before it counts
 	loneCount = 800 // messages of a pair that count
+	loneLimit = 20 * time.Second
 )
 
 // lone measures single pairs with one message under way.
@@ -122,10 +124,14 @@ func (b *bench) lone(ctx context.Context, srv *rig.Server, take func(int) []*rig
 				return figures{}, err
 			}
 			f.start()
+			timer := time.NewTimer(loneLimit)
 			select {
 			case <-f.drained: // the limit was reached and everything arrived
+			case <-timer.C:
+				f.fail("the pair did not end within %s, at message %d", loneLimit, f.done.Load())
 			case <-ctx.Done():
 			}
+			timer.Stop()
 			after, err := costs([]*rig.Server{srv})
 			f.stop()
 			if err := errors.Join(err, ctx.Err()); err != nil {

@@ -136,6 +136,8 @@ func TestSocketAgainstTheLibrary(t *testing.T) {
 		for range 100 { // a burst
 			c.Write(r.Context(), websocket.MessageBinary, []byte("burst"))
 		}
+		c.Write(r.Context(), websocket.MessageBinary, []byte("last"))
+		go c.Ping(r.Context()) // in one burst with the last message, or after it
 		fragmented, err := c.Writer(r.Context(), websocket.MessageBinary)
 		if err != nil {
 			return
@@ -176,6 +178,9 @@ func TestSocketAgainstTheLibrary(t *testing.T) {
 			t.Fatalf("%q, %v", got, err)
 		}
 	}
+	if got, more, err := sock.Next(); err != nil || string(got) != "last" {
+		t.Fatalf("%q, more %t, %v", got, more, err)
+	}
 	if got, _, err := sock.Next(); err != nil || len(got) != 9004 || !strings.HasPrefix(string(got), "one x") {
 		t.Fatalf("a fragmented message came as %d bytes: %v", len(got), err)
 	}
@@ -188,7 +193,7 @@ func TestSocketAgainstTheLibrary(t *testing.T) {
 	}()
 	_, _, err = sock.Next()
 	var closed *rig.CloseError
-	if !errors.As(err, &closed) || closed.Code != wire.CloseSlow || closed.Reason != "slow" || pings != 1 {
+	if !errors.As(err, &closed) || closed.Code != wire.CloseSlow || closed.Reason != "slow" || pings != 2 {
 		t.Errorf("the end came as %v after %d pings", err, pings)
 	}
 }

@@ -163,15 +163,10 @@ func (s *Socket) Next() (message []byte, more bool, err error) {
 			return nil, false, err
 		}
 		switch op {
-		case opPing:
-			if s.OnPing != nil {
-				s.OnPing()
-			}
-			s.queue(opPong, payload)
-			if err := s.Flush(); err != nil {
+		case opPing, opPong:
+			if err := s.control(op, payload); err != nil {
 				return nil, false, err
 			}
-		case opPong:
 		case opClose:
 			e := &CloseError{Code: 1005}
 			if len(payload) >= 2 {
@@ -256,15 +251,36 @@ func (s *Socket) fill() error {
 	return err
 }
 
-// buffered tells whether another whole frame has arrived, without waiting and
-// without moving the bytes of the message just taken, which end at s.from. An
+// control answers a ping and passes over a pong.
+func (s *Socket) control(op byte, payload []byte) error {
+	if op == opPong {
+		return nil
+	}
+	if s.OnPing != nil {
+		s.OnPing()
+	}
+	s.queue(opPong, payload)
+	return s.Flush()
+}
+
+// buffered tells whether another whole message has arrived, without waiting and
+// without moving the bytes of the message just taken, which end at s.from. A
+// ping is answered on the way: were it taken for a message, the caller would go
+// on to wait for one before it does what it does at the end of a burst. An
 // error is left for the next call, which meets it again.
 func (s *Socket) buffered() bool {
 	s.gate.shut = true
 	defer func() { s.gate.shut = false }()
 	for {
-		if _, _, ok := s.whole(); ok {
-			return true
+		if n, head, ok := s.whole(); ok {
+			op := s.buf[s.from] & 0x0f
+			if op != opPing && op != opPong {
+				return true
+			}
+			payload := s.buf[s.from+head : s.from+n]
+			s.from += n
+			_ = s.control(op, payload) // a broken connection meets the next call
+			continue
 		}
 		if s.to == len(s.buf) {
 			return false // no room without moving
