@@ -10,6 +10,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -44,7 +45,7 @@ import (
 // Options of New. Zero values mean the real network, clock and randomness.
 type Options struct {
 	Now    func() time.Time
-	Random io.Reader
+	Random io.Reader     // safe for concurrent use
 	Logs   *logging.Logs // discards if nil
 
 	Listen  func(network, address string) (net.Listener, error)               // net.Listen
@@ -234,9 +235,10 @@ func (s *Server) buildFederation(ctx context.Context, c *config.Config) error {
 // buildExchange makes what carries messages to and from peers.
 func (s *Server) buildExchange(c *config.Config) {
 	s.sender = federation.NewSender(s.client, s.delivery, federation.SenderOptions{Now: s.o.Now, Random: s.o.Random, Log: s.log})
-	s.peering = peering.New(s.table, s.self, s.client, peering.Options{Prober: s.transport, Queues: s.sender, Now: s.o.Now, Random: s.o.Random, Log: s.log})
+	s.peering = peering.New(s.table, s.self, s.client, peering.Options{Prober: s.transport, Queues: s.sender, Removed: s.removed, Now: s.o.Now, Random: s.o.Random, Log: s.log})
+	s.self.OnDocument(s.sender.Greet)
 	s.inbox = federation.NewInbox(s.self, s.client, s.delivery, local{s.directory}, federation.InboxOptions{
-		Authorities: c.Authorities(), EnvelopesPerSecond: c.Limits.PeerEnvelopesPerSecond, BytesPerSecond: int(c.Limits.PeerBytesPerSecond),
+		Authorities: c.Authorities(), EnvelopesPerSecond: orNone(c.Limits.PeerEnvelopesPerSecond), BytesPerSecond: orNone(int(c.Limits.PeerBytesPerSecond)),
 		Handshake: s.peering, Now: s.o.Now, Log: s.log,
 		Contact: func(peer clearbox.ServerName) {
 			s.client.Contact(peer)
@@ -247,13 +249,17 @@ func (s *Server) buildExchange(c *config.Config) {
 
 func (s *Server) buildDoors(c *config.Config, notice string) error {
 	deeds := admin.Options{
-		Now: s.o.Now, Log: s.log, PublicURL: c.PublicURL(), InviteTTL: c.Registration.InviteTTL, Mode: c.Federation.Mode,
+		Now: s.o.Now, Log: s.log, PublicURL: c.PublicURL(), Mode: c.Federation.Mode,
 		Started: s.started, Version: s.o.Version, Ready: s.ready, Reload: s.o.Reload,
 	}
 	if s.peering != nil {
 		deeds.Peers, deeds.Retry = s.peering, s.peering.Retry
-		deeds.Identity = s.self.Document().IdentityKey()
 	}
+	seed, err := config.ReadKey(c.Keys.IdentityKeyFile)
+	if err != nil {
+		return fmt.Errorf("keys.identity_key_file: %w", err)
+	}
+	deeds.Identity = ed25519.NewKeyFromSeed(seed[:]).Public().(ed25519.PublicKey)
 	var proxies []netip.Prefix
 	for _, p := range c.Listen.TrustedProxies {
 		prefix, err := parsePrefix(p)
@@ -299,13 +305,48 @@ func (s *Server) nudge(peer clearbox.ServerName) {
 	}
 }
 
+// removed reports what waits for a server whose peering ended. What a failing
+// store or a kill leaves is done at the next start.
+func (s *Server) removed(ctx context.Context, peer clearbox.ServerName) {
+	if err := s.delivery.GiveUp(ctx, peer); err != nil {
+		s.log.Error("what waits for a removed peer is not reported yet", "peer", string(peer), "code", string(clearbox.CodeOf(err)))
+	}
+}
+
+// abandon does the same for every queue to a server that is no peer any more,
+// such as one that was taken out of the configuration file.
+func (s *Server) abandon(ctx context.Context) error {
+	if s.table == nil {
+		return nil
+	}
+	var queues []storage.OutboxStat
+	err := s.store.View(ctx, func(tx *storage.Tx) (err error) {
+		queues, err = tx.OutboxStats()
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("read the queues to peers: %w", err)
+	}
+	for _, q := range queues {
+		if p, known := s.table.Stored(q.Peer); !known || p.State == storage.PeerRemoved {
+			s.removed(ctx, q.Peer)
+		}
+	}
+	return nil
+}
+
 // doors sends requests of peers to federation and all others to clients' API.
+// TLS 1.2 is an opt-in for clients alone.
 func (s *Server) doors() http.Handler {
 	clients := s.api.Handler()
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == federation.PathWellKnown || strings.HasPrefix(r.URL.Path, "/fed/") {
-			if s.inbox == nil {
+			switch {
+			case s.inbox == nil:
 				http.Error(w, "federation is closed", http.StatusNotFound)
+				return
+			case r.TLS != nil && r.TLS.Version < tls.VersionTLS13:
+				http.Error(w, "federation needs TLS 1.3", http.StatusUpgradeRequired)
 				return
 			}
 			s.inbox.ServeHTTP(w, r)

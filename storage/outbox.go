@@ -328,6 +328,11 @@ func (tx *Tx) OutboxUndelayed(before clearbox.Millis, limit int) ([]OutboxItem, 
 	return tx.outbox(limit, -1, "WHERE delayed = 0 AND void = 0 AND accepted <= $1 ORDER BY accepted, row_no LIMIT $2", int64(before), int64(limit))
 }
 
+// OutboxOf gives at most limit items of a queue in any state.
+func (tx *Tx) OutboxOf(peer clearbox.ServerName, class Class, limit int) ([]OutboxItem, error) {
+	return tx.outbox(limit, -1, "WHERE peer = $1 AND class = $2 LIMIT $3", string(peer), string(class), int64(limit))
+}
+
 // MarkDelayed notes that the senders of rows were told.
 func (tx *Tx) MarkDelayed(rows []int64) error {
 	for _, row := range rows {

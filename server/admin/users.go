@@ -131,10 +131,10 @@ func (s *Service) deed(ctx context.Context, a Actor, handle string, e storage.Au
 		shown, err = s.shown(tx, u)
 		return err
 	})
+	s.auth.Settle(revoked, err)
 	if err != nil {
 		return wire.AdminUser{}, found(err, errNoUser)
 	}
-	s.auth.Apply(revoked)
 	s.o.Log.Info("admin deed", "action", e.Action, "role", string(a.Role))
 	return shown, nil
 }

@@ -209,8 +209,8 @@ func (w *World) checkMessages() {
 	}
 }
 
-// admin makes a request on the house's admin socket.
-func (h *House) admin(method, path string, in, out any) {
+// Admin makes a request on the house's admin socket.
+func (h *House) Admin(method, path string, in, out any) {
 	w := h.w
 	w.T.Helper()
 	client := newLine(w.Wires, "admin of "+string(h.Name), "http://clearbox", w.clientTLS())
@@ -234,9 +234,9 @@ func (h *House) admin(method, path string, in, out any) {
 func (w *World) peer(a, b *House) {
 	w.T.Helper()
 	var invited wire.AdminPeerInvited
-	a.admin("POST", "/admin/peers/invite", wire.AdminPeerInvite{Server: b.Name, Country: "AT"}, &invited)
+	a.Admin("POST", "/admin/peers/invite", wire.AdminPeerInvite{Server: b.Name, Country: "AT"}, &invited)
 	var accepted wire.AdminPeerAccepted
-	b.admin("POST", "/admin/peers/accept", wire.AdminPeerAccept{Token: invited.Token, Country: "DE"}, &accepted)
+	b.Admin("POST", "/admin/peers/accept", wire.AdminPeerAccept{Token: invited.Token, Country: "DE"}, &accepted)
 	if !slices.Equal(accepted.Peer.Words, invited.Words) {
 		w.T.Errorf("the words differ: %v at %s, %v at %s", invited.Words, a.Name, accepted.Peer.Words, b.Name)
 	}

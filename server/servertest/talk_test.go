@@ -52,3 +52,27 @@ func TestTalkSurvivesPartitionAndRestart(t *testing.T) {
 		w.Wait("the late one", 5*time.Minute, func() bool { return slices.Contains(bob.Heard(alice), "for later") })
 	})
 }
+
+// What waits for an organisation when the peering ends is reported to those who
+// wrote it, at once, and so is what they write afterwards.
+func TestRemovedPeerBouncesWhatWaits(t *testing.T) {
+	servertest.Run(t, two, func(w *servertest.World) {
+		alice, bob := w.Join("alice@a.test"), w.Join("bob@b.test")
+		alice.Say(bob, "one")
+		w.Wait("bob has one", time.Minute, func() bool { return len(bob.Heard(alice)) == 1 })
+		w.Partition("a.test", "b.test")
+		waiting := alice.Say(bob, "waits")
+		w.Wait("accepted", time.Minute, func() bool { s, _ := alice.State(waiting); return s == core.StateAtServer })
+		w.House("a.test").Admin("DELETE", "/admin/peers/b.test", nil, nil)
+		took := w.Wait("reported", time.Minute, func() bool { s, _ := alice.State(waiting); return s == core.StateFailed })
+		_, code := alice.State(waiting)
+		if code != clearbox.CodePeerBlocked && code != clearbox.CodeOutcomeUnknown {
+			t.Errorf("reported as %s after %v", code, took)
+		}
+		late := alice.Say(bob, "too late")
+		w.Wait("refused", time.Minute, func() bool { s, _ := alice.State(late); return s == core.StateFailed })
+		if _, code := alice.State(late); code != clearbox.CodePeerBlocked {
+			t.Errorf("refused with %s", code)
+		}
+	})
+}
