@@ -25,7 +25,11 @@ func (s *Server) Run(ctx context.Context) error {
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
-	clients := &http.Server{Handler: s.doors(), TLSConfig: s.certs.tlsConfig(c.TLS.Min), ErrorLog: quiet()}
+	var peers http.Handler
+	if s.inbox != nil {
+		peers = s.inbox
+	}
+	clients := &http.Server{Handler: doors(s.api.Handler(), peers), TLSConfig: s.certs.tlsConfig(c.TLS.Min), ErrorLog: quiet()}
 	api.ConfigureServer(clients)
 	admins := &http.Server{Handler: s.api.AdminHandler(), ErrorLog: quiet()}
 	api.ConfigureServer(admins)

@@ -10,18 +10,15 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math"
 	"net"
-	"net/http"
 	"net/netip"
 	"os"
 	"runtime"
-	"strings"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -333,27 +330,6 @@ func (s *Server) abandon(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// doors sends requests of peers to federation and all others to clients' API.
-// TLS 1.2 is an opt-in for clients alone.
-func (s *Server) doors() http.Handler {
-	clients := s.api.Handler()
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == federation.PathWellKnown || strings.HasPrefix(r.URL.Path, "/fed/") {
-			switch {
-			case s.inbox == nil:
-				http.Error(w, "federation is closed", http.StatusNotFound)
-				return
-			case r.TLS != nil && r.TLS.Version < tls.VersionTLS13:
-				http.Error(w, "federation needs TLS 1.3", http.StatusUpgradeRequired)
-				return
-			}
-			s.inbox.ServeHTTP(w, r)
-			return
-		}
-		clients.ServeHTTP(w, r)
-	})
 }
 
 // ready is what /readyz and the admin page show of each dependency.
