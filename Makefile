@@ -10,7 +10,7 @@ FUZZTIME ?= 10s
 S ?= local,offline,idle,fed,cold
 T ?= kill9,outage,halfopen,diskfull,malformed,slow,leaks,model,powercut
 
-.PHONY: help build demo test check fuzz interop bench reliability wasm-size dist install clean generate
+.PHONY: help build demo test check fuzz interop bench reliability wasm-size wasm-test dist install clean generate
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -30,8 +30,7 @@ test: ## all tests, with the race detector where a C compiler is
 check: ## vet (also for the browser), staticcheck, floors, tidy, formatting, generated files, every fuzz target for $(FUZZTIME)
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
-	GOOS=js GOARCH=wasm $(GO) build -o /dev/null ./clients/core
-	GOOS=js GOARCH=wasm $(GO) vet ./clients/web/wasm ./crypto/curve ./crypto/keys ./crypto/ratchet/...
+	GOOS=js GOARCH=wasm $(GO) vet ./clients/core/... ./clients/web/wasm ./crypto/curve ./crypto/keys ./crypto/ratchet/...
 	@mkdir -p bin
 	$(GO) build -modfile=.ci/tools/go.mod -o bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck ./...
@@ -54,7 +53,10 @@ reliability: build ## the long tests; T=kill9,powercut picks some
 	$(GO) run ./server/bench/reliability -clearbox bin/clearbox -cbx bin/cbx -tests $(T)
 
 wasm-size: ## size of the client brain as WebAssembly
-	clients/web/wasm/size.sh
+	@clients/web/wasm/size.sh
+
+wasm-test: ## the tests of the brain and its cryptography, as WebAssembly in Node
+	GOOS=js GOARCH=wasm $(GO) test -exec "$$($(GO) env GOROOT)/lib/wasm/go_js_wasm_exec" ./clients/core/... ./crypto/curve ./crypto/keys ./crypto/ratchet/...
 
 dist: ## the static binaries that the Dockerfile packs, in dist/
 	@mkdir -p dist
