@@ -231,8 +231,33 @@ func (tx *Tx) OutboxRows(rows []int64) ([]OutboxItem, error) {
 	return out, nil
 }
 
+// OutboxHeads is OutboxRows without HoldKey and Sealed, for those who settle what
+// they have already read.
+func (tx *Tx) OutboxHeads(rows []int64) ([]OutboxItem, error) {
+	out := make([]OutboxItem, 0, len(rows))
+	for _, row := range rows {
+		it := OutboxItem{Row: row}
+		var id []byte
+		var attempts, first, last int64
+		err := tx.one("SELECT pos, sender_no, message_id, attempts, first_try, last_try, void FROM outbox WHERE row_no = $1", args(row),
+			&it.Pos, &it.SenderNo, &id, &attempts, &first, &last, &it.Void)
+		if err == ErrNotFound {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		copy(it.MessageID[:], id)
+		it.Attempts, it.FirstTry, it.LastTry = int(attempts), clearbox.Millis(first), clearbox.Millis(last)
+		out = append(out, it)
+	}
+	return out, nil
+}
+
 // DeleteOutbox removes rows; those that are gone already are no error.
 func (tx *Tx) DeleteOutbox(rows []int64) error {
+	type freed struct{ items, bytes int64 }
+	queues := map[PeerClass]freed{} // one entry, as a rule
 	var peer, class string
 	var size int64
 	for _, row := range rows {
@@ -244,7 +269,14 @@ func (tx *Tx) DeleteOutbox(rows []int64) error {
 		if err != nil {
 			return err
 		}
-		if err := tx.change("UPDATE out_streams SET items = items - 1, bytes = bytes - $1 WHERE peer = $2 AND class = $3", size, peer, class); err != nil {
+		q := PeerClass{clearbox.ServerName(peer), Class(class)}
+		f := queues[q]
+		queues[q] = freed{f.items + 1, f.bytes + size}
+	}
+	for q, f := range queues {
+		err := tx.change("UPDATE out_streams SET items = items - $1, bytes = bytes - $2 WHERE peer = $3 AND class = $4",
+			f.items, f.bytes, string(q.Peer), string(q.Class))
+		if err != nil {
 			return err
 		}
 	}

@@ -60,7 +60,7 @@ func (r *Router) giveUp(ctx context.Context, peer clearbox.ServerName, class sto
 		// Those that had been withdrawn before were reported then. A row that was
 		// dispatched since it was read stays for the next round.
 		err = r.store.Update(ctx, func(tx *storage.Tx) error {
-			left, err := tx.OutboxRows(rowNumbers(rows))
+			left, err := tx.OutboxHeads(rowNumbers(rows))
 			if err != nil {
 				return err
 			}

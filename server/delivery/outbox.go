@@ -185,7 +185,7 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 		if _, err := leaseHolds(tx, peer, class, lease); err != nil {
 			return err
 		}
-		rows, err := tx.OutboxRows(batch.Rows)
+		rows, err := tx.OutboxHeads(batch.Rows)
 		if err != nil {
 			return err
 		}
@@ -193,6 +193,7 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 		for i := range rows {
 			byRow[rows[i].Row] = &rows[i]
 		}
+		settled := make([]int64, 0, len(rows))
 		for i, v := range verdicts {
 			it, row := &batch.Items[i], byRow[batch.Rows[i]]
 			if row == nil {
@@ -215,11 +216,9 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 					return err
 				}
 			}
-			if err := tx.DeleteOutbox([]int64{row.Row}); err != nil {
-				return err
-			}
+			settled = append(settled, row.Row)
 		}
-		return nil
+		return tx.DeleteOutbox(settled)
 	})
 	if err != nil {
 		return err
@@ -248,7 +247,7 @@ func (r *Router) refusals(ctx context.Context, batch *federation.Batch, verdicts
 	}
 	tried := map[int64]storage.OutboxItem{} // earlier attempts that got no answer
 	err := r.store.View(ctx, func(tx *storage.Tx) error {
-		rows, err := tx.OutboxRows(numbers)
+		rows, err := tx.OutboxHeads(numbers)
 		for _, row := range rows {
 			tried[row.Row] = row
 		}

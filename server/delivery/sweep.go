@@ -98,7 +98,7 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 	err := r.store.Update(ctx, func(tx *storage.Tx) error {
 		for i := range rows {
 			bounces[i].reset()
-			still, err := tx.OutboxRows([]int64{rows[i].Row})
+			still, err := tx.OutboxHeads([]int64{rows[i].Row})
 			if err != nil {
 				return err
 			}

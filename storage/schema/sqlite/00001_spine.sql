@@ -207,7 +207,6 @@ CREATE INDEX outbox_queue ON outbox (peer, class, pos, deferred_until, row_no);
 CREATE INDEX outbox_hold ON outbox (hold_key);
 CREATE INDEX outbox_expires ON outbox (expires);
 CREATE INDEX outbox_undelayed ON outbox (accepted) WHERE delayed = 0;
-CREATE INDEX outbox_sender ON outbox (sender_no);
 
 CREATE TABLE outbox_holds (
     peer     TEXT    NOT NULL,
