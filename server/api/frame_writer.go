@@ -7,9 +7,12 @@ import (
 	"time"
 )
 
-// writeDeadline bounds each write to a socket: a peer that reads nothing for
-// so long, while the kernel's buffers are full, is cut.
-const writeDeadline = 15 * time.Second
+// A peer that does not take writePiece bytes within writeDeadline, while the
+// kernel's buffers are full, is cut.
+const (
+	writeDeadline = 14 * time.Second
+	writePiece    = 16 << 10 // what fits one TLS record
+)
 
 // frameWriter stands between the WebSocket library and the connection. The
 // library writes a frame in pieces; this gathers whole frames, several while
@@ -96,14 +99,25 @@ func (w *frameWriter) release() error {
 
 // flush writes all; it is the caller's turn and only whole frames are there.
 func (w *frameWriter) flush() {
-	if w.err == nil {
-		w.err = w.conn.SetWriteDeadline(w.now().Add(writeDeadline))
-	}
-	if w.err == nil {
-		_, w.err = w.conn.Write(*w.buf)
+	for rest := *w.buf; w.err == nil && len(rest) > 0; {
+		piece := rest[:min(len(rest), writePiece)]
+		rest = rest[len(piece):]
+		if w.err = w.conn.SetWriteDeadline(w.now().Add(writeDeadline)); w.err == nil {
+			_, w.err = w.conn.Write(piece)
+		}
 	}
 	giveBack(w.buf)
 	w.buf, w.whole = nil, 0
+}
+
+// cut closes the connection at once. Over TLS it passes the goodbye over, for
+// which crypto/tls waits 5 seconds more where the peer does not read.
+func (w *frameWriter) cut() {
+	conn := w.conn
+	if over, ok := conn.(interface{ NetConn() net.Conn }); ok {
+		conn = over.NetConn()
+	}
+	_ = conn.Close()
 }
 
 // frameLen is the length of the frame that b begins with, or 0 when b is too

@@ -30,9 +30,8 @@ type socket struct {
 	slot   int
 	done   chan struct{} // closed when the reader has ended
 
-	heard   atomic.Int64 // when the last frame came, Unix nanoseconds
-	reading atomic.Int64 // when the frame began that is being read; 0: none is
-	acked   atomic.Int64 // when mail was last acknowledged, or the window opened
+	heard atomic.Int64 // when the last bytes came, Unix nanoseconds
+	acked atomic.Int64 // when mail was last acknowledged, or the window opened
 
 	mu       sync.Mutex // guards what follows
 	answers  []*wire.ServerFrame
@@ -291,7 +290,7 @@ func (s *socket) hangUp() {
 	s.mu.Lock()
 	s.ended = true
 	s.mu.Unlock()
-	_ = s.out.conn.Close()
+	s.out.cut()
 }
 
 // closeInternal is RFC 6455's 1011.

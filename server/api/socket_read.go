@@ -120,11 +120,10 @@ const readBuffer = 512
 // upgrade takes the connection over. A caller that fails has been answered.
 func (s *socket) upgrade(w http.ResponseWriter, r *http.Request) error {
 	s.out = newFrameWriter(s.api.o.Now)
-	ws, err := websocket.Accept(&hijacker{ResponseWriter: w, out: s.out}, r, &websocket.AcceptOptions{
+	ws, err := websocket.Accept(&hijacker{ResponseWriter: w, out: s.out, heard: func(at time.Time) { s.heard.Store(at.UnixNano()) }}, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{s.format.Subprotocol()},
 		InsecureSkipVerify: true, // the origin was checked
 		CompressionMode:    websocket.CompressionDisabled,
-		OnPongReceived:     func(context.Context, []byte) { s.heard.Store(s.api.o.Now().UnixNano()) },
 	})
 	if err != nil {
 		return err
@@ -137,7 +136,8 @@ func (s *socket) upgrade(w http.ResponseWriter, r *http.Request) error {
 // hijacker gives the library small buffers instead of the server's.
 type hijacker struct {
 	http.ResponseWriter
-	out *frameWriter
+	out   *frameWriter
+	heard func(time.Time)
 }
 
 // Hijack takes the connection from the server. What was read already moves
@@ -152,12 +152,13 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	rest := io.MultiReader(bytes.NewReader(bytes.Clone(early)), conn)
-	in := bufio.NewReaderSize(rest, max(readBuffer, len(early)))
+	framed := newFrameReader(conn, early, h.out.now, h.heard)
+	// The library takes what is buffered, and the size.
+	in := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(early)), framed), max(readBuffer, len(early)))
 	if _, err := in.Peek(len(early)); err != nil {
 		return nil, nil, err
 	}
-	return conn, bufio.NewReadWriter(in, bufio.NewWriterSize(h.out, 16)), nil
+	return framed, bufio.NewReadWriter(in, bufio.NewWriterSize(h.out, 16)), nil
 }
 
 // begin makes the socket known, greets and starts its reader.
@@ -257,17 +258,13 @@ func (s *socket) finish() {
 func (s *socket) next() bool {
 	kind, r, err := s.ws.Reader(context.Background())
 	if err != nil {
-		return false
+		return s.unread(err)
 	}
-	now := s.api.o.Now().UnixNano()
-	s.heard.Store(now)
-	s.reading.Store(now)
 	buf := lend()
 	defer giveBack(buf)
 	data, err := readAll(buf, r)
-	s.reading.Store(0)
 	if err != nil {
-		return false
+		return s.unread(err)
 	}
 	if kind != kindOf(s.format) {
 		s.close(1003)
@@ -286,6 +283,14 @@ func (s *socket) next() bool {
 		return false // nothing is done for a session that ended
 	}
 	return s.handle(f)
+}
+
+// unread says goodbye to a client that began a message and did not end it.
+func (s *socket) unread(err error) bool {
+	if isTimeout(err) {
+		s.close(wire.CloseSlow)
+	}
+	return false
 }
 
 func (s *socket) handle(f *wire.ClientFrame) bool {
@@ -382,10 +387,9 @@ func (s *socket) follows(users []clearbox.UserID) {
 // How the socket's health is judged. A peer that vanished is found within
 // pingSlots + pingTimeout seconds, and its socket closed 5 seconds later.
 const (
-	pingTimeout  = 15 * time.Second
-	frameTimeout = 30 * time.Second // from a frame's header to its end
-	ackTimeout   = 5 * time.Minute  // with a full window
-	lookEvery    = 6                // slots' rounds between looks for mail without a wake
+	pingTimeout = 15 * time.Second
+	ackTimeout  = 5 * time.Minute // with a full window
+	lookEvery   = 6               // slots' rounds between looks for mail without a wake
 )
 
 // tend looks after the sockets of one slot: once in pingSlots seconds each.
@@ -398,10 +402,6 @@ func (a *API) tend(round int) {
 
 func (s *socket) tend(now time.Time, round int) {
 	since := func(nanos int64) time.Duration { return now.Sub(time.Unix(0, nanos)) }
-	if began := s.reading.Load(); began != 0 && since(began) > frameTimeout {
-		s.close(wire.CloseSlow)
-		return
-	}
 	s.mu.Lock()
 	room, _ := s.window.room()
 	stuck := room == 0 && since(s.acked.Load()) > ackTimeout
