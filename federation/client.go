@@ -17,7 +17,7 @@ import (
 
 // Time a call to a peer may take.
 const (
-	callBudget     = 15 * time.Second // one request with its answer
+	callBudget     = 15 * time.Second // one request with its answer, and bodyTime beside it
 	documentBudget = 5 * time.Second  // fetching a server document
 	refetchEvery   = time.Minute      // per peer, at most one refetch for an unknown key
 	probeEvery     = 10 * time.Second // directory questions to a peer that did not answer the last one
@@ -335,7 +335,7 @@ func (c *Client) correct(ctx context.Context, p *Peer, e *RefusedError) error {
 }
 
 func (c *Client) callOnce(ctx context.Context, p *Peer, path string, body []byte, limit int64) ([]byte, error) {
-	ctx, cancel := context.WithTimeout(ctx, callBudget)
+	ctx, cancel := context.WithTimeout(ctx, callBudget+bodyTime(len(body)))
 	defer cancel()
 	t := p.Target()
 	base, err := c.transport.Endpoint(ctx, t)
@@ -404,9 +404,12 @@ func (c *Client) post(ctx context.Context, t Target, url string, body []byte, li
 }
 
 // Hello greets the peer, which wakes its queue towards us, and learns which
-// document of ours it holds.
-func (c *Client) Hello(ctx context.Context, server clearbox.ServerName) (*Hello, error) {
-	body, err := encoder.Marshal(c.hello(ctx, server))
+// document of ours it holds and, for the streams that are named, how far they
+// were accepted.
+func (c *Client) Hello(ctx context.Context, server clearbox.ServerName, own ...Position) (*Hello, error) {
+	greeting := c.hello(ctx, server)
+	greeting.Streams = own
+	body, err := encoder.Marshal(greeting)
 	if err != nil {
 		return nil, clearbox.Wrap(clearbox.CodeInternal, "the greeting could not be encoded", err)
 	}

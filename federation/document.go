@@ -21,23 +21,17 @@ const (
 	documentContext = "clearbox server document v1\x00"
 )
 
-// KeyPurpose says what an operational key may sign.
-type KeyPurpose string
-
-// The purposes of version 1; others are carried and ignored.
-const PurposeFedSign KeyPurpose = "fed-sign"
-
 // Endpoint is a base URL at which a server answers.
 type Endpoint struct {
 	URL string `json:"url"` // https, host and port only
 	H3  bool   `json:"h3,omitempty"`
 }
 
-// Key is an operational public key, an Ed25519 JWK (RFC 8037, 2) with its
-// purpose and validity.
+// Key is an operational public key, an Ed25519 or X25519 JWK (RFC 8037, 2) with
+// its purpose and validity.
 type Key struct {
 	Kty       string          `json:"kty"` // "OKP"
-	Crv       string          `json:"crv"` // "Ed25519"
+	Crv       string          `json:"crv"` // "Ed25519" or "X25519", by purpose
 	KID       string          `json:"kid"`
 	X         string          `json:"x"` // base64url, 32 bytes
 	Purpose   KeyPurpose      `json:"purpose"`
@@ -282,11 +276,12 @@ func (d *Document) checkFields() error {
 			return badDocument("a key of the server document is out of range")
 		}
 		seen[k.KID] = true
-		if k.Purpose != PurposeFedSign {
+		rule, known := ruleOf(k.Purpose)
+		if !known {
 			continue
 		}
-		if x, err := b64.DecodeString(k.X); k.Kty != "OKP" || k.Crv != "Ed25519" || err != nil || len(x) != ed25519.PublicKeySize {
-			return badDocument("a signing key of the server document is not an Ed25519 key")
+		if x, err := b64.DecodeString(k.X); k.Kty != "OKP" || k.Crv != rule.curve || err != nil || len(x) != 32 {
+			return badDocument("a key of the server document does not fit its purpose")
 		}
 	}
 	return d.checkWords()

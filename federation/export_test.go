@@ -2,7 +2,9 @@ package federation
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -41,6 +43,23 @@ func Waits(random io.Reader, start time.Time, away time.Duration, frozen bool) [
 		w := b.next(now, frozen)
 		out = append(out, w)
 		now = now.Add(w)
+	}
+	return out
+}
+
+// OnlyFedSign is what Self stored when all keys signed requests.
+func OnlyFedSign(blob []byte) []byte {
+	var b selfBlob
+	if err := json.Unmarshal(blob, &b); err != nil {
+		panic(err)
+	}
+	b.Keys = slices.DeleteFunc(b.Keys, func(k selfKey) bool { return k.purpose() != PurposeFedSign })
+	for i := range b.Keys {
+		b.Keys[i].Purpose = ""
+	}
+	out, err := json.Marshal(b)
+	if err != nil {
+		panic(err)
 	}
 	return out
 }

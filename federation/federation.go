@@ -130,6 +130,7 @@ type Answer struct {
 type Lease struct {
 	Stream []byte
 	Fence  int64
+	Next   int64 // the position that the next new item gets
 }
 
 // Batch is what is dispatched as one transaction.
@@ -167,8 +168,8 @@ type Outbox interface {
 	// Failed counts one attempt that got no answer, with its code.
 	Failed(ctx context.Context, peer clearbox.ServerName, class Class, batch *Batch, code clearbox.Code) error
 
-	// Rewind is called when the receiver expects a position that no pending batch holds (one side was
-	// restored from a backup). It opens a new stream id, gives the pending items new positions from 1 in
+	// Rewind is called when the receiver expects a position that no pending batch holds, or has accepted
+	// one that was not given out yet (one side was restored from a backup). It opens a new stream id, gives the pending items new positions from 1 in
 	// their order, durably, and returns the lease with the new stream; the fence may stay.
 	Rewind(ctx context.Context, peer clearbox.ServerName, class Class, lease Lease, expected int64) (Lease, error)
 
@@ -186,6 +187,11 @@ type Acceptor interface {
 	// Positions at or below the last one in a batch that reaches beyond it are dup and not stored again.
 	// A stream id not seen before begins at position 1 and replaces the one before it.
 	Accept(ctx context.Context, peer clearbox.ServerName, txn *Transaction) (*Answer, error)
+
+	// Resume is called when the peer takes a lease on a stream. From then on, durably, no transaction
+	// with a lower fence is accepted. It tells which stream of that class was accepted last and up to which
+	// position, and returns *FencedError when a higher fence was seen.
+	Resume(ctx context.Context, peer clearbox.ServerName, own Position) (Position, error)
 }
 
 // Account is what a server tells a peer about one of its users.

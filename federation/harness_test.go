@@ -29,6 +29,7 @@ type world struct {
 
 	mu   sync.Mutex
 	wire wire
+	link chan struct{} // capacity 1: held while a piece of a request is on a wire with a rate
 }
 
 // wire says what happens to each request.
@@ -37,6 +38,7 @@ type wire struct {
 	hole       bool // requests vanish instead of failing at once
 	latency    time.Duration
 	jitter     time.Duration
+	rate       int // bytes a second that all requests share, 0 = no limit
 	dropAsk    float64
 	dropAnswer float64
 	duplicate  float64
@@ -80,7 +82,7 @@ func (s seeded) Read(b []byte) (int, error) {
 }
 
 func newWorld(t *testing.T, names ...clearbox.ServerName) *world {
-	w := &world{t: t, nodes: map[clearbox.ServerName]*node{}, rng: rand.New(rand.NewPCG(1, 2))}
+	w := &world{t: t, nodes: map[clearbox.ServerName]*node{}, rng: rand.New(rand.NewPCG(1, 2)), link: make(chan struct{}, 1)}
 	for i, name := range names {
 		seed := bytes.Repeat([]byte{byte(i + 1)}, 32)
 		n := &node{
@@ -205,7 +207,7 @@ func (n *node) Do(_ context.Context, target federation.Target, req *http.Request
 		return nil, errCut
 	}
 	delay := wire.latency + time.Duration(draw[3]*float64(wire.jitter))
-	if !pass(ctx, delay/2) {
+	if !pass(ctx, delay/2) || !w.carry(ctx, len(body), wire.rate) {
 		return nil, ctx.Err()
 	}
 	if wire.ask != nil {

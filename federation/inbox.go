@@ -13,8 +13,12 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// bodyBudget is how long a peer may take to send one body.
-const bodyBudget = 15 * time.Second
+// What a peer's request may take, bodyTime beside it. The listener's own limits
+// are for strangers and shorter.
+const (
+	bodyBudget   = 15 * time.Second // to send the body
+	answerBudget = 15 * time.Second // from then on: to be answered and to read the answer
+)
 
 // Handshake accepts the request of a server that is not a peer yet. It is
 // implemented by whoever keeps the invitations.
@@ -189,8 +193,7 @@ func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 		a.slowDown(wait)
 		return
 	}
-	// A peer that dribbles its body holds one of its own places for this long.
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(bodyBudget)) // not every writer can; the listener has its own
+	allow(w, r.ContentLength, e.limit)
 	body, err := ReadBody(r, e.limit)
 	if err != nil {
 		a.refuse(err)
@@ -211,6 +214,18 @@ func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 		return
 	}
 	a.send(http.StatusOK, TypeCBOR, answer)
+}
+
+// allow gives a peer's request its time. One that dribbles its body holds one of
+// its own peer's places for that long.
+func allow(w http.ResponseWriter, length, limit int64) {
+	if length < 0 || length > limit {
+		length = limit
+	}
+	most := bodyBudget + bodyTime(int(length))
+	c := http.NewResponseController(w) // not every writer can; the listener has its own limits
+	_ = c.SetReadDeadline(time.Now().Add(most))
+	_ = c.SetWriteDeadline(time.Now().Add(most + answerBudget))
 }
 
 func (in *Inbox) admit(q *quota, e endpoint, length int64) time.Duration {

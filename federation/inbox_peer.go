@@ -1,6 +1,7 @@
 package federation
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -141,8 +142,36 @@ func (in *Inbox) greeting(ctx context.Context, peer clearbox.ServerName, body []
 	if err := decodeBody(body, &h); err != nil {
 		return nil, err
 	}
+	if len(h.Streams) > maxStreams {
+		return nil, clearbox.Errorf(clearbox.CodeBadRequest, "a greeting names at most %d streams", maxStreams)
+	}
 	in.client.compare(ctx, peer, &h)
-	return encoder.Marshal(in.client.hello(ctx, peer))
+	answer := in.client.hello(ctx, peer)
+	for i := range h.Streams {
+		p := &h.Streams[i]
+		if !p.valid() {
+			return nil, clearbox.Errorf(clearbox.CodeBadRequest, "a stream's position is not readable")
+		}
+		accepted, err := in.acceptor.Resume(ctx, peer, *p)
+		if err != nil {
+			return nil, err
+		}
+		in.noteResumed(peer, p, &accepted)
+		answer.Streams = append(answer.Streams, accepted)
+	}
+	return encoder.Marshal(answer)
+}
+
+// noteResumed leaves a line for operators when a peer begins anew.
+func (in *Inbox) noteResumed(peer clearbox.ServerName, theirs, accepted *Position) {
+	switch {
+	case len(accepted.Stream) == 0:
+	case !bytes.Equal(accepted.Stream, theirs.Stream):
+		in.opts.Log.Info("the peer opens a new stream", "peer", string(peer), "class", string(theirs.Class))
+	case accepted.Last > theirs.Last:
+		in.opts.Log.Warn("the peer seems to be restored from a backup: more was accepted than it has sent", "peer", string(peer),
+			"class", string(theirs.Class), "accepted_through", accepted.Last, "sent_through", theirs.Last)
+	}
 }
 
 func (in *Inbox) resolve(ctx context.Context, peer clearbox.ServerName, body []byte) ([]byte, error) {

@@ -19,12 +19,15 @@ type senderLane struct {
 	wake  chan bool     // capacity 1: the peer was heard of; true: an operator asks
 
 	lease   *Lease
+	agreed  bool     // the peer has told how far the lease's stream has come
+	highest int64    // position given out on it
 	known   bool     // pending has been read since the last failure
 	pending []*Batch // dispatched before, to be sent again, in order
 	waiting []*flight
 	backoff backoff
+	pace    pace
 	due     time.Time // when the earliest deferred item becomes due; zero = none
-	full    bool      // the newest batch was as big as a batch may be
+	full    bool      // the newest batch was about as big as a batch may be
 	sentAt  time.Time // when the newest batch was dispatched
 	gaps    int       // in a row
 	stumble int       // errors of the outbox in a row
@@ -42,11 +45,12 @@ type flight struct {
 	done   chan struct{} // closed when answer or err is set
 	answer *Answer
 	err    error
+	took   time.Duration // until done was closed
 }
 
 func newSenderLane(s *Sender, n laneName) *senderLane {
 	return &senderLane{
-		s: s, name: n, nudge: make(chan struct{}, 1), wake: make(chan bool, 1), backoff: backoff{random: s.random},
+		s: s, name: n, nudge: make(chan struct{}, 1), wake: make(chan bool, 1), backoff: backoff{random: s.random}, pace: newPace(s.opts.Window),
 	}
 }
 
@@ -166,7 +170,7 @@ func (l *senderLane) drain(ctx context.Context) error {
 	}
 	for {
 		if err := l.fill(ctx); err != nil {
-			return &outboxError{err}
+			return err
 		}
 		if len(l.waiting) == 0 {
 			return nil
@@ -189,7 +193,7 @@ func (l *senderLane) open(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		l.lease, l.known = &lease, false
+		l.lease, l.known, l.agreed, l.highest = &lease, false, false, lease.Next-1
 	}
 	if !l.known {
 		pending, err := l.s.outbox.Pending(ctx, peer, class, *l.lease)
@@ -207,19 +211,29 @@ func (l *senderLane) open(ctx context.Context) error {
 // one still gets several at a time.
 func (l *senderLane) fill(ctx context.Context) error {
 	for len(l.waiting) < l.window() {
+		if !l.agreed {
+			if something, err := l.agree(ctx); err != nil || !something {
+				return err
+			}
+		}
 		var b *Batch
 		if len(l.pending) > 0 {
-			b, l.pending = l.pending[0], l.pending[1:]
+			var rest *Batch
+			if b, rest = l.pending[0].cut(l.pace.bytes); rest != nil {
+				l.pending[0] = rest
+			} else {
+				l.pending = l.pending[1:]
+			}
 		} else {
 			if len(l.waiting) > 0 && !l.full && l.s.opts.Now().Sub(l.sentAt) < pipelinePace {
 				return nil
 			}
 			var err error
-			b, err = l.s.outbox.Take(ctx, l.name.peer, l.name.class, *l.lease, MaxItems, MaxTransaction-1024)
+			b, err = l.s.outbox.Take(ctx, l.name.peer, l.name.class, *l.lease, MaxItems, l.pace.bytes)
 			if err != nil {
-				return err
+				return &outboxError{err}
 			}
-			l.full = b != nil && len(b.Items) >= MaxItems/2
+			l.full = b != nil && (len(b.Items) >= MaxItems/2 || b.size() >= l.pace.bytes/2)
 			if b == nil {
 				return nil
 			}
@@ -235,7 +249,7 @@ func (l *senderLane) window() int {
 	if l.backoff.failures > 0 {
 		return 1
 	}
-	return l.s.opts.Window
+	return l.pace.window
 }
 
 func (l *senderLane) launch(ctx context.Context, b *Batch) {
@@ -243,11 +257,12 @@ func (l *senderLane) launch(ctx context.Context, b *Batch) {
 	f := &flight{batch: b, cancel: cancel, done: make(chan struct{})}
 	l.waiting = append(l.waiting, f)
 	l.sentAt = l.s.opts.Now()
-	l.lastTry = l.sentAt
-	lease := *l.lease
+	l.lastTry, l.highest = l.sentAt, max(l.highest, b.LastPos())
+	lease, began := *l.lease, l.sentAt
 	go func() { // ends with its context; abandon and land wait for it
 		defer close(f.done)
 		f.answer, f.err = l.s.send(ctx, l.name, lease, b)
+		f.took = l.s.opts.Now().Sub(began)
 	}()
 }
 
@@ -304,12 +319,16 @@ func (l *senderLane) land(ctx context.Context) error {
 	f := l.waiting[0]
 	f.cancel()
 	if f.err != nil {
-		return &attemptError{batch: f.batch, err: f.err}
+		return &attemptError{batch: f.batch, err: f.err, took: f.took}
+	}
+	if f.answer.AcceptedThrough > l.highest {
+		return &attemptError{batch: f.batch, err: &aheadError{through: f.answer.AcceptedThrough}}
 	}
 	if err := l.settle(ctx, f.batch, f.answer.Verdicts); err != nil {
 		return &outboxError{err}
 	}
 	l.waiting = l.waiting[1:]
+	l.pace.landed(f.took)
 	l.succeeded(ctx)
 	return nil
 }
@@ -330,10 +349,11 @@ func (l *senderLane) settle(ctx context.Context, b *Batch, verdicts []Verdict) e
 	return l.s.outbox.Settle(ctx, l.name.peer, l.name.class, *l.lease, b, verdicts)
 }
 
-// attemptError is a batch that got no answer.
+// attemptError is a batch, or a question about the stream, that got no answer.
 type attemptError struct {
-	batch *Batch
+	batch *Batch // nil for a question
 	err   error
+	took  time.Duration
 }
 
 func (e *attemptError) Error() string { return e.err.Error() }

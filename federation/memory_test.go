@@ -73,7 +73,7 @@ func (o *outbox) Lease(context.Context, clearbox.ServerName, federation.Class) (
 		return federation.Lease{}, err
 	}
 	o.fence++
-	return federation.Lease{Stream: o.stream, Fence: o.fence}, nil
+	return federation.Lease{Stream: o.stream, Fence: o.fence, Next: o.next}, nil
 }
 
 func (o *outbox) checkLease(l federation.Lease) {
@@ -196,7 +196,7 @@ func (o *outbox) Rewind(_ context.Context, _ clearbox.ServerName, _ federation.C
 		r.pos, r.first = o.next, shift
 		o.next++
 	}
-	return federation.Lease{Stream: o.stream, Fence: o.fence}, nil
+	return federation.Lease{Stream: o.stream, Fence: o.fence, Next: o.next}, nil
 }
 
 func (o *outbox) Due(context.Context, federation.Class) ([]clearbox.ServerName, error) {
@@ -306,8 +306,35 @@ func (a *acceptor) Accept(_ context.Context, peer clearbox.ServerName, txn *fede
 	return answer, nil
 }
 
+func (a *acceptor) Resume(_ context.Context, peer clearbox.ServerName, own federation.Position) (federation.Position, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	s := a.streams[peer]
+	if s == nil {
+		s = &inStream{answers: map[string]*federation.Answer{}}
+		a.streams[peer] = s
+	}
+	if own.Fence < s.fence {
+		return federation.Position{}, &federation.FencedError{Fence: s.fence}
+	}
+	s.fence = own.Fence
+	return federation.Position{Class: own.Class, Stream: s.stream, Fence: s.fence, Last: s.last}, nil
+}
+
 func (a *acceptor) count() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	return len(a.delivered)
+}
+
+// copy is a backup.
+func (o *outbox) copy() *outbox {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	c := &outbox{stream: bytes.Clone(o.stream), next: o.next, fence: o.fence, base: o.base}
+	for _, r := range o.rows {
+		same := *r
+		c.rows = append(c.rows, &same)
+	}
+	return c
 }

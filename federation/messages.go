@@ -40,6 +40,10 @@ type Hello struct {
 	Hash  []byte `cbor:"hash"`  // of the speaker's own document
 	Seen  []byte `cbor:"seen"`  // hash of the listener's document that the speaker holds, or empty
 	Clock int64  `cbor:"clock"` // the speaker's time, ms
+
+	// Streams are the speaker's own towards the listener, in the answer the same ones as far as they
+	// were accepted.
+	Streams []Position `cbor:"streams,omitempty"`
 }
 
 type resolveRequest struct {

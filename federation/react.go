@@ -23,10 +23,17 @@ func (l *senderLane) react(ctx context.Context, err error) (wait time.Duration, 
 	if !errors.As(err, &failed) {
 		return time.Second, false // the context ended
 	}
+	var ahead *aheadError
+	if errors.As(failed.err, &ahead) {
+		return l.restored(ctx, failed, ahead.through), false
+	}
 	what, refused := classify(failed.err)
+	if failed.batch == nil && (what == reactSplit || what == reactRewind) {
+		what = reactGrow // nothing was sent that could be halved or sent again
+	}
 	switch what {
 	case reactRewind:
-		return l.rewind(ctx, failed.batch, refused.Expected), false
+		return l.rewind(ctx, failed, refused.Expected), false
 	case reactSplit:
 		return l.split(ctx, failed), false
 	case reactFenced:
@@ -50,6 +57,9 @@ func (l *senderLane) react(ctx context.Context, err error) (wait time.Duration, 
 // grow waits longer each time, unless it is us who are cut off.
 func (l *senderLane) grow(ctx context.Context, failed *attemptError) time.Duration {
 	now := l.s.opts.Now()
+	if failed.took >= callBudget {
+		l.pace.slow()
+	}
 	outage, changed := l.s.health.note(l.name.peer, now, false)
 	if outage && changed {
 		l.s.opts.Log.Error("most peers fail at once: this server seems to be cut off")
@@ -65,8 +75,10 @@ func (l *senderLane) grow(ctx context.Context, failed *attemptError) time.Durati
 // failedAttempt writes the attempt down. A failure to do so loses a count.
 func (l *senderLane) failedAttempt(ctx context.Context, failed *attemptError, alive bool) {
 	code := clearbox.CodeOf(failed.err)
-	if err := l.s.outbox.Failed(ctx, l.name.peer, l.name.class, failed.batch, code); err != nil && ctx.Err() == nil {
-		l.s.opts.Log.Warn("attempt not counted", "peer", string(l.name.peer), "error", err.Error())
+	if failed.batch != nil {
+		if err := l.s.outbox.Failed(ctx, l.name.peer, l.name.class, failed.batch, code); err != nil && ctx.Err() == nil {
+			l.s.opts.Log.Warn("attempt not counted", "peer", string(l.name.peer), "error", err.Error())
+		}
 	}
 	now := clearbox.Millis(l.s.opts.Now().UnixMilli())
 	l.mu.Lock()
@@ -130,29 +142,6 @@ func (l *senderLane) succeeded(ctx context.Context) {
 	}
 }
 
-// rewind follows a gap. A position inside what is pending needs nothing but
-// sending it again from there; one that nobody holds any more means that a
-// side was restored from a backup, and a new stream begins.
-func (l *senderLane) rewind(ctx context.Context, failed *Batch, expected int64) time.Duration {
-	l.gaps++
-	pending, err := l.s.outbox.Pending(ctx, l.name.peer, l.name.class, *l.lease)
-	if err == nil && len(pending) > 0 && (expected < pending[0].FirstPos || expected > pending[len(pending)-1].LastPos()+1) {
-		l.s.opts.Log.Warn("stream restarted: the peer expects a position that is not pending", "peer", string(l.name.peer), "expected", expected, "first_pos", pending[0].FirstPos)
-		var lease Lease
-		if lease, err = l.s.outbox.Rewind(ctx, l.name.peer, l.name.class, *l.lease, expected); err == nil {
-			l.lease = &lease
-		}
-	}
-	if err != nil {
-		l.lease = nil
-		return time.Second
-	}
-	if l.gaps > 2 { // sending again did not help
-		return l.grow(ctx, &attemptError{batch: failed, err: &GapError{Expected: expected}})
-	}
-	return 0
-}
-
 // split halves a batch that is too large as a whole, or that the peer cannot
 // read as a whole, and sends the halves one after the other; a single item
 // that is too much is sent as void and bounced. It sends by itself, with
@@ -160,25 +149,14 @@ func (l *senderLane) rewind(ctx context.Context, failed *Batch, expected int64) 
 func (l *senderLane) split(ctx context.Context, failed *attemptError) time.Duration {
 	todo := []*Batch{failed.batch}
 	code := clearbox.CodeOf(failed.err)
-	split := func(b *Batch) {
-		half := len(b.Items) / 2
-		rows := func(from, to int) []int64 {
-			if len(b.Rows) != len(b.Items) {
-				return nil
-			}
-			return b.Rows[from:to]
-		}
-		first := &Batch{FirstPos: b.FirstPos, Items: b.Items[:half], Rows: rows(0, half)}
-		second := &Batch{FirstPos: b.FirstPos + int64(half), Items: b.Items[half:], Rows: rows(half, len(b.Items))}
-		todo = append([]*Batch{first, second}, todo[1:]...)
-	}
 	again := true // the batch at the front was refused as a whole
 	for len(todo) > 0 {
 		b := todo[0]
 		send := b
 		var verdict *Verdict
 		if again && len(b.Items) > 1 {
-			split(b)
+			half := len(b.Items) / 2
+			todo = append([]*Batch{b.part(0, half), b.part(half, len(b.Items))}, todo[1:]...)
 			again = false
 			continue
 		}

@@ -15,13 +15,10 @@ import (
 	"github.com/clearbox-im/clearbox"
 )
 
-// Life of operational keys and documents (federation.md, 4).
+// Life of documents (federation.md, 4).
 const (
-	fedSignLife    = 90 * 24 * time.Hour
-	fedSignOverlap = 14 * 24 * time.Hour
-	fedSignWarmUp  = 24 * time.Hour // published before first use
-	reissueAfter   = 24 * time.Hour // age at which a document is issued again
-	selfRecheck    = time.Hour
+	reissueAfter = 24 * time.Hour // age at which a document is issued again
+	selfRecheck  = time.Hour
 )
 
 // SelfState keeps what Self must not lose: the operational keys and the last
@@ -56,7 +53,7 @@ type Self struct {
 	mu    sync.RWMutex // guards the fields below
 	blob  selfBlob
 	doc   *Document
-	keys  []ed25519.PrivateKey // parallel to blob.Keys
+	keys  []ed25519.PrivateKey // parallel to blob.Keys, nil for keys of another curve
 	onDoc func()
 }
 
@@ -65,12 +62,6 @@ type selfBlob struct {
 	Content  []byte    `json:"content"` // hash of what the document says besides sequence and times
 	Document []byte    `json:"document"`
 	Keys     []selfKey `json:"keys"`
-}
-
-type selfKey struct {
-	Seed      []byte          `json:"seed"`
-	NotBefore clearbox.Millis `json:"nbf"`
-	Expires   clearbox.Millis `json:"exp"`
 }
 
 // OpenSelf loads the operational keys and the document, or makes them, and
@@ -150,7 +141,7 @@ func (s *Self) refresh(ctx context.Context) error {
 	s.mu.RUnlock()
 
 	now := s.opts.Now()
-	keys, rotated, err := s.rotate(blob.Keys, now)
+	keys, rotated, err := rotateKeys(blob.Keys, now, s.opts.Random)
 	if err != nil {
 		return err
 	}
@@ -177,12 +168,12 @@ func (s *Self) refresh(ctx context.Context) error {
 		h := doc.Hash()
 		next.Prev = b64.EncodeToString(h[:])
 	}
-	for _, k := range keys {
-		pub := ed25519.NewKeyFromSeed(k.Seed).Public().(ed25519.PublicKey)
-		next.Keys = append(next.Keys, Key{
-			Kty: "OKP", Crv: "Ed25519", KID: kidOf(pub), X: b64.EncodeToString(pub),
-			Purpose: PurposeFedSign, NotBefore: k.NotBefore, Expires: k.Expires,
-		})
+	for i := range keys {
+		k, err := keys[i].public()
+		if err != nil {
+			return err
+		}
+		next.Keys = append(next.Keys, k)
 	}
 	identities := []ed25519.PrivateKey{s.identity}
 	if s.opts.Previous != nil {
@@ -218,8 +209,10 @@ func (s *Self) refresh(ctx context.Context) error {
 func (s *Self) adopt(blob selfBlob) {
 	s.blob = blob
 	s.keys = make([]ed25519.PrivateKey, len(blob.Keys))
-	for i, k := range blob.Keys {
-		s.keys[i] = ed25519.NewKeyFromSeed(k.Seed)
+	for i := range blob.Keys {
+		if rule, ok := ruleOf(blob.Keys[i].purpose()); ok && rule.curve == curveEd25519 {
+			s.keys[i] = ed25519.NewKeyFromSeed(blob.Keys[i].Seed)
+		}
 	}
 }
 
@@ -232,55 +225,4 @@ func (s *Self) content() ([]byte, error) {
 	}
 	h := sha256.Sum256(b)
 	return h[:], nil
-}
-
-// rotate drops keys that have expired and adds a successor while the newest
-// still has its overlap to live.
-func (s *Self) rotate(keys []selfKey, now time.Time) ([]selfKey, bool, error) {
-	var kept []selfKey
-	newest := clearbox.Millis(0)
-	for _, k := range keys {
-		if int64(k.Expires) > now.UnixMilli() {
-			kept = append(kept, k)
-			newest = max(newest, k.Expires)
-		}
-	}
-	changed := len(kept) != len(keys)
-	if now.Add(fedSignOverlap+fedSignWarmUp).UnixMilli() < int64(newest) {
-		return kept, changed, nil
-	}
-	from := now.Add(fedSignWarmUp)
-	if len(kept) == 0 {
-		from = now
-	}
-	seed := make([]byte, ed25519.SeedSize)
-	if _, err := io.ReadFull(s.opts.Random, seed); err != nil {
-		return nil, false, fmt.Errorf("draw a signing key: %w", err)
-	}
-	kept = append(kept, selfKey{Seed: seed, NotBefore: clearbox.Millis(from.UnixMilli()), Expires: clearbox.Millis(from.Add(fedSignLife).UnixMilli())})
-	return kept, true, nil
-}
-
-// SigningKey is the newest operational key that is past its warm-up.
-func (s *Self) SigningKey() SigningKey {
-	now := s.opts.Now()
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	best := -1
-	for i, k := range s.blob.Keys {
-		usable := int64(k.NotBefore) <= now.UnixMilli() && now.UnixMilli() < int64(k.Expires)
-		if usable && (best < 0 || k.NotBefore > s.blob.Keys[best].NotBefore) {
-			best = i
-		}
-	}
-	if best < 0 { // the clock stepped back beyond the first key's start: the first key is still ours
-		best = 0
-	}
-	return SigningKey{KID: kidOf(s.keys[best].Public().(ed25519.PublicKey)), Private: s.keys[best]}
-}
-
-// kidOf names a key by its hash, so that two keys never share a name.
-func kidOf(pub ed25519.PublicKey) string {
-	h := sha256.Sum256(pub)
-	return "fs-" + b64.EncodeToString(h[:12])
 }

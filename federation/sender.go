@@ -89,7 +89,7 @@ func (s *Sender) Run(ctx context.Context) error {
 		s.start(l)
 	}
 	s.mu.Unlock()
-	s.greeter <- struct{}{}
+	s.Greet()
 	s.wg.Go(func() { s.greet(ctx) })
 
 	tick := time.NewTicker(duePoll)

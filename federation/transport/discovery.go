@@ -29,7 +29,7 @@ const (
 )
 
 // entry is what is known about where one server answers. Its fields are
-// guarded by HTTP2.mu; the holder of the token in busy is the one that looks up.
+// guarded by Courier.mu; the holder of the token in busy is the one that looks up.
 type entry struct {
 	busy    chan struct{} // capacity 1: one lookup at a time
 	next    int           // which endpoint is tried next; beyond the last one when all have failed
@@ -41,7 +41,7 @@ type entry struct {
 	errWait time.Duration
 }
 
-func (t *HTTP2) entry(server clearbox.ServerName) *entry {
+func (t *Courier) entry(server clearbox.ServerName) *entry {
 	e := t.entries[server]
 	if e == nil {
 		e = &entry{busy: make(chan struct{}, 1)}
@@ -52,7 +52,7 @@ func (t *HTTP2) entry(server clearbox.ServerName) *entry {
 
 // Endpoint gives a known endpoint or, when there is none or all have failed,
 // looks the server up.
-func (t *HTTP2) Endpoint(ctx context.Context, target federation.Target) (string, error) {
+func (t *Courier) Endpoint(ctx context.Context, target federation.Target) (string, error) {
 	t.mu.Lock()
 	e := t.entry(target.Server)
 	next, n := e.next, len(target.Endpoints)
@@ -71,7 +71,7 @@ func (t *HTTP2) Endpoint(ctx context.Context, target federation.Target) (string,
 }
 
 // discover answers from the cache or looks the server up.
-func (t *HTTP2) discover(ctx context.Context, e *entry, target federation.Target) (string, error) {
+func (t *Courier) discover(ctx context.Context, e *entry, target federation.Target) (string, error) {
 	if base, err, ok := t.cached(e, target); ok {
 		return base, err
 	}
@@ -99,7 +99,7 @@ func (t *HTTP2) discover(ctx context.Context, e *entry, target federation.Target
 }
 
 // cached answers from memory when that is allowed.
-func (t *HTTP2) cached(e *entry, target federation.Target) (base string, err error, ok bool) {
+func (t *Courier) cached(e *entry, target federation.Target) (base string, err error, ok bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	now := t.opts.Now()
@@ -123,7 +123,7 @@ func (e *entry) stale(target federation.Target, now time.Time) (string, error) {
 
 // Forget moves on to the next endpoint; a base that was looked up more than
 // five minutes ago is looked up again, and an error is forgotten.
-func (t *HTTP2) Forget(target federation.Target) {
+func (t *Courier) Forget(target federation.Target) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	e := t.entry(target.Server)
@@ -135,7 +135,7 @@ func (t *HTTP2) Forget(target federation.Target) {
 }
 
 // lookUp asks the domain's web server and tells how long the answer is fresh.
-func (t *HTTP2) lookUp(ctx context.Context, target federation.Target) (string, time.Duration, error) {
+func (t *Courier) lookUp(ctx context.Context, target federation.Target) (string, time.Duration, error) {
 	ctx, cancel := context.WithTimeout(ctx, discoverBudget)
 	defer cancel()
 	at := "https://" + string(target.Server) + federation.PathWellKnown
@@ -155,7 +155,7 @@ func (t *HTTP2) lookUp(ctx context.Context, target federation.Target) (string, t
 	return "", 0, clearbox.Errorf(clearbox.CodePeerUnreachable, "discovery was redirected more than %d times", maxRedirects)
 }
 
-func (t *HTTP2) get(ctx context.Context, target federation.Target, at string) (*http.Response, error) {
+func (t *Courier) get(ctx context.Context, target federation.Target, at string) (*http.Response, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, at, nil)
 	if err != nil {
 		return nil, clearbox.Wrap(clearbox.CodeBadRequest, "the redirect is not usable", err)

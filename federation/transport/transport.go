@@ -1,60 +1,112 @@
-// Package transport carries signed requests between homeservers: HTTP/2 over
-// TLS 1.3, with discovery of where a peer answers and the rules about which
-// addresses may be dialled. It knows nothing of what it carries and decides
-// nothing about trust beyond TLS; signatures and pins are package federation's.
+// Package transport carries signed requests between homeservers: HTTP/3 raced
+// against HTTP/2, both over TLS 1.3, with discovery of where a peer answers and
+// the rules about which addresses may be dialled; and it serves HTTP/3. It knows
+// nothing of what it carries and decides nothing about trust beyond TLS;
+// signatures and pins are package federation's.
 package transport
 
 import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/federation"
+	"github.com/quic-go/quic-go/http3"
 )
 
 // Limits of one connection.
 const (
 	dialBudget      = 5 * time.Second
 	handshakeBudget = 5 * time.Second
+	connectBudget   = dialBudget + handshakeBudget // finding a peer and becoming connected, by whatever protocol
 	idleFor         = 90 * time.Second
 	pingAfter       = 10 * time.Second // without a frame; then pingBudget decides, so that a dead connection
 	pingBudget      = 5 * time.Second  // is gone before the call on it has given up
 	maxHeaderBytes  = 32 << 10
 )
 
-// Options configure an HTTP2.
+// Mode is how the protocol is chosen (federation.md, 6).
+type Mode string
+
+// The modes.
+const (
+	ModeAuto Mode = "auto" // HTTP/3 where the peer speaks it and the path lets it pass, else HTTP/2
+	ModeH2   Mode = "h2"   // HTTP/2 only
+	ModeH3   Mode = "h3"   // HTTP/3 only; discovery stays with HTTP/2, it asks a web server
+)
+
+// Options configure a Courier.
 type Options struct {
 	// RootCAs are trusted instead of the system's, nil for the system's.
 	RootCAs *x509.CertPool
 	// Dial opens a connection; default a net.Dialer. For peers that may have private addresses it gets
-	// the name as it stands in the endpoint, for all others an address that has passed the filter.
+	// the name as it stands in the endpoint, for all others an address that has passed the filter. Two
+	// addresses of one host may be dialled at the same time; it must return when its context ends.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Resolve finds a host's addresses; default the system's resolver.
 	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)
-	// Now is the clock of the discovery cache; default time.Now.
+	// Now is the clock of the discovery cache and of the marks; default time.Now.
 	Now func() time.Time
+
+	// Mode is ModeAuto when empty.
+	Mode Mode
+	// HTTP3 tells whether the peer's signed document says that it speaks HTTP/3. In ModeAuto nothing else
+	// but a fresh Alt-Svc header of the same authority makes it a candidate. It is called from goroutines
+	// of the Courier, up to once a second and peer, and must be quick. Default nobody.
+	HTTP3 func(clearbox.ServerName) bool
+	// ListenPacket opens the UDP socket of one HTTP/3 connection ("udp", ":0"). Default net.ListenPacket,
+	// unless Dial is given: a world of its own is not left by another door, and has no HTTP/3.
+	ListenPacket func(network, addr string) (net.PacketConn, error)
+	// Network names the local network by which an address is reached. Default the /24 or /64 of the local
+	// address that the system would send from, or "" when ListenPacket is given.
+	Network func(netip.Addr) string
 }
 
-// HTTP2 is a federation.Transport. It is safe for concurrent use.
-type HTTP2 struct {
+// Courier is a federation.Transport. It is safe for concurrent use.
+type Courier struct {
 	opts    Options
-	public  *http.Transport // dials filtered addresses only
-	private *http.Transport // dials what the operator has written
+	public  *http.Transport  // for discovery: dials filtered addresses only
+	private *http.Transport  // for discovery: dials what the operator has written
+	h3      *http3.Transport // limits of HTTP/3 connections; holds none
 
-	mu      sync.Mutex // guards the map and what its entries hold; never held across I/O
+	ctx    context.Context // of what is opened without a caller waiting; ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup // counts the goroutines that open connections; only added to by them or under mu while not closed
+
+	counts [2]counters
+	marked atomic.Int64
+
+	mu      sync.Mutex // guards what follows and what it points to; never held across I/O
 	entries map[clearbox.ServerName]*entry
+	paths   map[place]*path
+	sweepAt int // paths at which those that hold nothing are forgotten
+	closed  bool
 }
 
-var _ federation.Transport = (*HTTP2)(nil)
+var _ federation.Transport = (*Courier)(nil)
+
+// HTTP2 is the former name of Courier.
+type HTTP2 = Courier
 
 // New opens nothing.
-func New(opts Options) *HTTP2 {
+func New(opts Options) *Courier {
+	if opts.ListenPacket == nil && opts.Dial == nil {
+		opts.ListenPacket = net.ListenPacket
+		if opts.Network == nil {
+			opts.Network = localNetwork
+		}
+	}
+	if opts.Network == nil {
+		opts.Network = func(netip.Addr) string { return "" }
+	}
 	if opts.Dial == nil {
 		d := &net.Dialer{Timeout: dialBudget, KeepAlive: 30 * time.Second}
 		opts.Dial = d.DialContext
@@ -67,22 +119,52 @@ func New(opts Options) *HTTP2 {
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}
-	t := &HTTP2{opts: opts, entries: map[clearbox.ServerName]*entry{}}
+	if opts.Mode == "" {
+		opts.Mode = ModeAuto
+	}
+	t := &Courier{
+		opts: opts, entries: map[clearbox.ServerName]*entry{}, paths: map[place]*path{}, sweepAt: keptPaths,
+		h3: &http3.Transport{MaxResponseHeaderBytes: maxHeaderBytes, DisableCompression: true, Logger: slog.New(slog.DiscardHandler)},
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.public = t.http(t.dialPublic)
 	t.private = t.http(t.dialPrivate)
 	return t
 }
 
-func (t *HTTP2) tlsConfig() *tls.Config {
-	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: t.opts.RootCAs, NextProtos: []string{"h2"}}
+// localNetwork asks the system from where it would send. Nothing is sent.
+func localNetwork(to netip.Addr) string {
+	conn, err := net.DialUDP("udp", nil, net.UDPAddrFromAddrPort(netip.AddrPortFrom(to, 9)))
+	if err != nil {
+		return ""
+	}
+	defer conn.Close()
+	local, ok := conn.LocalAddr().(*net.UDPAddr)
+	if !ok {
+		return ""
+	}
+	a := local.AddrPort().Addr().Unmap()
+	bits := 64
+	if a.Is4() {
+		bits = 24
+	}
+	net, err := a.WithZone("").Prefix(bits)
+	if err != nil {
+		return ""
+	}
+	return net.String()
 }
 
-func (t *HTTP2) http(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
+func (t *Courier) tlsConfig(host, proto string) *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: t.opts.RootCAs, ServerName: host, NextProtos: []string{proto}}
+}
+
+func (t *Courier) http(dial func(ctx context.Context, network, addr string) (net.Conn, error)) *http.Transport {
 	var protocols http.Protocols
 	protocols.SetHTTP2(true) // HTTP/1.1 is accepted inbound, never chosen outbound
 	return &http.Transport{
 		DialContext:            dial,
-		TLSClientConfig:        t.tlsConfig(),
+		TLSClientConfig:        t.tlsConfig("", "h2"),
 		TLSHandshakeTimeout:    handshakeBudget,
 		Protocols:              &protocols,
 		DisableCompression:     true,
@@ -92,58 +174,59 @@ func (t *HTTP2) http(dial func(ctx context.Context, network, addr string) (net.C
 	}
 }
 
-// Close closes idle connections; those in use close when they become idle.
-func (t *HTTP2) Close() {
+// Close closes idle connections; those in use close when they become idle. It
+// waits for connections that are being opened, which it cancels. Requests
+// afterwards fail.
+func (t *Courier) Close() {
+	t.mu.Lock()
+	t.closed = true
+	var unused []*link
+	for _, p := range t.paths {
+		for _, l := range p.live {
+			unused = append(unused, p.drain(l)...)
+		}
+	}
+	t.mu.Unlock()
+	t.cancel()
+	shut(unused)
+	t.wg.Wait()
 	t.public.CloseIdleConnections()
 	t.private.CloseIdleConnections()
 }
 
-// Do sends the request to the host in its URL and follows no redirects.
-func (t *HTTP2) Do(_ context.Context, target federation.Target, req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != "https" {
-		return nil, clearbox.Errorf(clearbox.CodeForbidden, "servers speak https only")
-	}
-	return t.through(target.AllowPrivate).RoundTrip(req)
-}
-
-func (t *HTTP2) through(allowPrivate bool) *http.Transport {
+// through is the way of discovery, which asks web servers.
+func (t *Courier) through(allowPrivate bool) *http.Transport {
 	if allowPrivate {
 		return t.private
 	}
 	return t.public
 }
 
-func (t *HTTP2) dialPrivate(ctx context.Context, network, addr string) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialBudget)
-	defer cancel()
-	return t.opts.Dial(ctx, network, addr)
+func (t *Courier) dialPrivate(ctx context.Context, _, addr string) (net.Conn, error) {
+	return t.dialHost(ctx, addr, true)
 }
 
 // dialPublic resolves the name itself and dials only the addresses that pass
 // the filter, so that nothing can change between the check and the use.
-func (t *HTTP2) dialPublic(ctx context.Context, network, addr string) (net.Conn, error) {
+func (t *Courier) dialPublic(ctx context.Context, _, addr string) (net.Conn, error) {
+	return t.dialHost(ctx, addr, false)
+}
+
+func (t *Courier) dialHost(ctx context.Context, addr string, allowPrivate bool) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialBudget)
 	defer cancel()
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		return nil, clearbox.Wrap(clearbox.CodeBadRequest, "the endpoint is not usable", err)
 	}
-	addrs, err := t.publicAddresses(ctx, host)
+	d, err := t.find(ctx, place{host, port, allowPrivate}, false)
 	if err != nil {
 		return nil, err
 	}
-	var last error
-	for _, a := range addrs {
-		conn, err := t.opts.Dial(ctx, network, net.JoinHostPort(a.String(), port))
-		if err == nil {
-			return conn, nil
-		}
-		last = err
-	}
-	return nil, last
+	return t.dialTCP(ctx, d)
 }
 
-func (t *HTTP2) publicAddresses(ctx context.Context, host string) ([]netip.Addr, error) {
+func (t *Courier) publicAddresses(ctx context.Context, host string) ([]netip.Addr, error) {
 	if _, err := netip.ParseAddr(host); err == nil {
 		return nil, &AddressError{Host: host}
 	}
@@ -161,67 +244,4 @@ func (t *HTTP2) publicAddresses(ctx context.Context, host string) ([]netip.Addr,
 		return nil, &AddressError{Host: host}
 	}
 	return public, nil
-}
-
-// Probe is what can be seen of an endpoint without a signature.
-type Probe struct {
-	Addresses []string // empty when the operator allows private addresses: the name is dialled as it is
-	TLS       string   // such as "TLS 1.3"
-	ALPN      string
-	Expires   time.Time // of the certificate
-}
-
-// Resolve gives the addresses that would be dialled for an endpoint.
-func (t *HTTP2) Resolve(ctx context.Context, base string, allowPrivate bool) ([]string, error) {
-	u, err := federation.ParseEndpoint(base)
-	if err != nil {
-		return nil, err
-	}
-	if allowPrivate {
-		return nil, nil
-	}
-	addrs, err := t.publicAddresses(ctx, u.Hostname())
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, a := range addrs {
-		out = append(out, a.String())
-	}
-	return out, nil
-}
-
-// Handshake opens one connection to an endpoint, completes TLS and closes it.
-func (t *HTTP2) Handshake(ctx context.Context, base string, allowPrivate bool) (*Probe, error) {
-	u, err := federation.ParseEndpoint(base)
-	if err != nil {
-		return nil, err
-	}
-	port := u.Port()
-	if port == "" {
-		port = "443"
-	}
-	dial := t.dialPublic
-	if allowPrivate {
-		dial = t.dialPrivate
-	}
-	conn, err := dial(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
-	cfg := t.tlsConfig()
-	cfg.ServerName = u.Hostname()
-	tc := tls.Client(conn, cfg)
-	ctx, cancel := context.WithTimeout(ctx, handshakeBudget)
-	defer cancel()
-	if err := tc.HandshakeContext(ctx); err != nil {
-		return nil, err
-	}
-	state := tc.ConnectionState()
-	p := &Probe{TLS: tls.VersionName(state.Version), ALPN: state.NegotiatedProtocol, Expires: state.PeerCertificates[0].NotAfter}
-	if p.ALPN != "h2" {
-		return p, clearbox.Errorf(clearbox.CodeBadRequest, "the endpoint does not speak HTTP/2")
-	}
-	return p, nil
 }

@@ -75,6 +75,27 @@ func (r *Router) Accept(ctx context.Context, peer clearbox.ServerName, txn *fede
 	}
 }
 
+// Resume implements federation.Acceptor.
+func (r *Router) Resume(ctx context.Context, peer clearbox.ServerName, own federation.Position) (federation.Position, error) {
+	var in storage.InStream
+	err := r.store.Update(ctx, func(tx *storage.Tx) (err error) {
+		if in, err = tx.InStream(peer, storage.Class(own.Class)); err != nil {
+			return err
+		}
+		if own.Fence < in.Fence {
+			return &federation.FencedError{Fence: in.Fence}
+		}
+		if own.Fence == in.Fence {
+			return nil
+		}
+		if in.Fence = own.Fence; in.Stream == nil {
+			in.Stream = []byte{} // nothing was accepted yet
+		}
+		return tx.SetInStream(peer, storage.Class(own.Class), in)
+	})
+	return federation.Position{Class: own.Class, Stream: in.Stream, Fence: in.Fence, Last: in.LastPos}, err
+}
+
 func (op *accept) prepare(ctx context.Context, fresh bool) error {
 	r := op.r
 	now := r.now()

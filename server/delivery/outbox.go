@@ -20,7 +20,9 @@ var errLease = clearbox.Errorf(clearbox.CodeFenced, "the lease on this queue was
 // of maps (federation.Item.Size).
 const rowOverhead = 512
 
-// Lease implements federation.Outbox.
+// Lease implements federation.Outbox. The fence is at least the clock, so that a
+// server that was restored from a backup does not fall behind what its peers
+// have seen of it.
 func (r *Router) Lease(ctx context.Context, peer clearbox.ServerName, class federation.Class) (federation.Lease, error) {
 	fresh := make([]byte, 16)
 	if _, err := io.ReadFull(r.opts.Random, fresh); err != nil {
@@ -34,12 +36,10 @@ func (r *Router) Lease(ctx context.Context, peer clearbox.ServerName, class fede
 		}
 		if len(s.Stream) == 0 {
 			s.Stream = fresh
-			if err := tx.SetOutStream(peer, storage.Class(class), s); err != nil {
-				return err
-			}
 		}
-		out = federation.Lease{Stream: s.Stream, Fence: s.Fence}
-		return nil
+		s.Fence = max(s.Fence, int64(tx.Now()))
+		out = federation.Lease{Stream: s.Stream, Fence: s.Fence, Next: s.NextPos}
+		return tx.SetOutStream(peer, storage.Class(class), s)
 	})
 	return out, err
 }
@@ -301,7 +301,7 @@ func (r *Router) Rewind(ctx context.Context, peer clearbox.ServerName, class fed
 		return federation.Lease{}, err
 	}
 	c := storage.Class(class)
-	var fence int64
+	var out federation.Lease
 	err := r.store.Update(ctx, func(tx *storage.Tx) error {
 		s, err := leaseHolds(tx, peer, class, lease)
 		if err != nil {
@@ -329,7 +329,7 @@ func (r *Router) Rewind(ctx context.Context, peer clearbox.ServerName, class fed
 		// The fence rises with the stream, so that a transaction of the old one
 		// that is still on its way cannot take the stream back.
 		s.Stream, s.NextPos, s.Fence = fresh, 1, s.Fence+1
-		fence = s.Fence
+		out = federation.Lease{Stream: fresh, Fence: s.Fence, Next: 1 + int64(len(keep))}
 		if err := tx.SetOutStream(peer, c, s); err != nil || len(keep) == 0 {
 			return err
 		}
@@ -339,7 +339,7 @@ func (r *Router) Rewind(ctx context.Context, peer clearbox.ServerName, class fed
 		return federation.Lease{}, err
 	}
 	r.opts.Log.Warn("a peer's stream began anew", "peer", string(peer), "expected", expected)
-	return federation.Lease{Stream: fresh, Fence: fence}, nil
+	return out, nil
 }
 
 // Due implements federation.Outbox.
