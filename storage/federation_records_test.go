@@ -83,6 +83,20 @@ func TestPeers(t *testing.T) {
 			return err
 		}), want)
 	}
+	w.update(func(tx *storage.Tx) error {
+		for hash, server := range map[string]clearbox.ServerName{"1": "c.test", "2": "c.test", "3": "d.test"} {
+			if err := tx.PutPeerInvite(storage.PeerInvite{Hash: []byte(hash), Server: server, Country: "AT", Expires: tx.Now() + 1000}); err != nil {
+				return err
+			}
+		}
+		return tx.DeletePeerInvites("c.test")
+	})
+	for hash, want := range map[string]error{"1": storage.ErrNotFound, "2": storage.ErrNotFound, "3": nil} {
+		same(t, "withdrawn", w.Update(t.Context(), func(tx *storage.Tx) error {
+			_, err := tx.UsePeerInvite([]byte(hash))
+			return err
+		}), want)
+	}
 }
 
 func TestRemoteUsers(t *testing.T) {

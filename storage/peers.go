@@ -136,6 +136,12 @@ func (tx *Tx) PutPeerInvite(v PeerInvite) error {
 	return err
 }
 
+// DeletePeerInvites withdraws every invite for a server.
+func (tx *Tx) DeletePeerInvites(server clearbox.ServerName) error {
+	_, err := tx.exec("DELETE FROM peer_invites WHERE server = $1", string(server))
+	return err
+}
+
 // UsePeerInvite spends an invite. ErrNotFound: unknown, used or expired.
 func (tx *Tx) UsePeerInvite(hash []byte) (PeerInvite, error) {
 	v := PeerInvite{Hash: hash, Used: max(1, tx.now)}

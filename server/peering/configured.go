@@ -107,6 +107,9 @@ func (t *Table) unconfigure(ctx context.Context, server clearbox.ServerName) err
 			return nil
 		}
 		p.State = storage.PeerRemoved
+		if err := tx.DeletePeerInvites(server); err != nil {
+			return err
+		}
 		return tx.Audit(storage.AuditEntry{Action: "peer.unconfigure", Object: string(server)})
 	})
 }

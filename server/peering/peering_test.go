@@ -83,6 +83,9 @@ func TestTokenIsForOneServerOnce(t *testing.T) {
 			t.Errorf("a withdrawn invitation: %v", err)
 		}
 		inv = a.invite("b.test")
+		if _, err := b.accept(withdrawn.Token); clearbox.CodeOf(err) != clearbox.CodeInviteInvalid || a.state("b.test") != storage.PeerInvited {
+			t.Errorf("a withdrawn invitation after a new one was made: %v", err)
+		}
 		_, err := b.accept(inv.Token)
 		must(t, err)
 		must(t, a.service.Remove(t.Context(), deed("peer.remove"), "b.test"))
@@ -233,6 +236,43 @@ func TestHijackedHostIsRefused(t *testing.T) {
 		}
 		if after, _ := b.table.Stored("a.test"); !bytes.Equal(after.Document, before.Document) || !bytes.Equal(after.Pin, before.Pin) {
 			t.Error("something was stored")
+		}
+	})
+}
+
+// A token that names another identity for a server that is a peer replaces
+// nothing: the peering must be removed first.
+func TestTokenDoesNotReplaceAnIdentity(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab, a, b *site) {
+		_, err := b.accept(a.invite("b.test").Token)
+		must(t, err)
+		a.close()
+		evil := l.site("a.test", 66)
+		defer evil.close()
+		token := evil.invite("b.test").Token
+		before, _ := b.table.Stored("a.test")
+		for _, turn := range []func() error{
+			func() error { return nil },
+			func() error { return b.service.Suspend(t.Context(), deed("peer.suspend"), "a.test") },
+		} {
+			must(t, turn())
+			_, err := b.accept(token)
+			if clearbox.CodeOf(err) != clearbox.CodeIdentityChanged || !strings.Contains(err.Error(), "clearbox peer remove a.test") {
+				t.Errorf("%s: %v", b.state("a.test"), err)
+			}
+			if after, _ := b.table.Stored("a.test"); !bytes.Equal(after.Document, before.Document) || !bytes.Equal(after.Pin, before.Pin) {
+				t.Errorf("%s: something was stored", b.state("a.test"))
+			}
+			if evil.state("b.test") != storage.PeerInvited {
+				t.Error("the token was spent")
+			}
+		}
+		must(t, b.service.Remove(t.Context(), deed("peer.remove"), "a.test"))
+		_, err = b.accept(token)
+		must(t, err)
+		pin := evil.self.Document().Pin()
+		if after, _ := b.table.Stored("a.test"); after.State != storage.PeerActive || !bytes.Equal(after.Pin, pin[:]) {
+			t.Errorf("after the removal: %s", after.State)
 		}
 	})
 }

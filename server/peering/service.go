@@ -141,8 +141,10 @@ func (s *Service) Accept(ctx context.Context, deed storage.AuditEntry, b wire.Ad
 	case int64(t.Expires) <= s.o.Now().UnixMilli():
 		return none, clearbox.Errorf(clearbox.CodeInviteInvalid, "this token has expired; ask for a new one")
 	}
-	if p, ok := s.table.Stored(t.Server); ok && p.State == storage.PeerSuspended {
-		return none, clearbox.Errorf(clearbox.CodeConflict, "this peering is suspended; resume it instead")
+	if p, ok := s.table.Stored(t.Server); ok {
+		if err := acceptable(&p, t); err != nil {
+			return none, err
+		}
 	}
 	target := federation.Target{Server: t.Server, Endpoints: t.Endpoints, AllowPrivate: b.AllowPrivate, Pinned: true}
 	doc, err := s.introduce(ctx, target, t)
@@ -150,6 +152,9 @@ func (s *Service) Accept(ctx context.Context, deed storage.AuditEntry, b wire.Ad
 		return none, err
 	}
 	err = s.table.change(ctx, t.Server, func(tx *storage.Tx, p *storage.Peer, known bool) error {
+		if err := acceptable(p, t); err != nil { // it may have changed meanwhile
+			return err
+		}
 		p.State, p.Country, p.AllowPrivate = storage.PeerActive, b.Country, b.AllowPrivate
 		s.renew(p, doc)
 		return audit(tx, deed, t.Server, "country "+b.Country+", pin "+hex.EncodeToString(p.Pin))
@@ -160,6 +165,23 @@ func (s *Service) Accept(ctx context.Context, deed storage.AuditEntry, b wire.Ad
 	s.retry(t.Server)
 	p, _ := s.table.Stored(t.Server)
 	return wire.AdminPeerAccepted{Peer: shown(&p), Own: s.OwnWords()}, nil
+}
+
+// acceptable tells whether a token may make or renew the peering. A token alone
+// never replaces the identity of a server that is a peer: whoever makes it could
+// then step into that server's place.
+func acceptable(p *storage.Peer, t *Token) error {
+	if p.State != storage.PeerActive && p.State != storage.PeerSuspended {
+		return nil
+	}
+	if len(p.Pin) > 0 && !bytes.Equal(p.Pin, t.Pin) {
+		return clearbox.Errorf(clearbox.CodeIdentityChanged,
+			"there is a peering with %s under another identity than this token names; if that server really has a new one, remove the peering first: clearbox peer remove %s", t.Server, t.Server)
+	}
+	if p.State == storage.PeerSuspended {
+		return clearbox.Errorf(clearbox.CodeConflict, "this peering is suspended; resume it instead: clearbox peer resume %s", t.Server)
+	}
+	return nil
 }
 
 // introduce makes the handshake over the wire and returns the other side's
@@ -273,7 +295,8 @@ func (s *Service) Resume(ctx context.Context, deed storage.AuditEntry, server cl
 }
 
 // Remove ends the peering. The record stays so that the peer's requests are
-// refused by name; a new invitation begins anew. A peer from the configuration
+// refused by name; invitations that are still open are withdrawn, and a new one
+// begins anew. A peer from the configuration
 // is removed there.
 func (s *Service) Remove(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName) error {
 	before, err := s.table.configuredBefore(ctx)
@@ -309,7 +332,11 @@ func (s *Service) turn(ctx context.Context, deed storage.AuditEntry, server clea
 		if !allowed {
 			return clearbox.Errorf(clearbox.CodeConflict, "the peering is %s", p.State)
 		}
-		p.State = to
+		if p.State = to; to == storage.PeerRemoved {
+			if err := tx.DeletePeerInvites(server); err != nil {
+				return err
+			}
+		}
 		return audit(tx, deed, server, "")
 	})
 }
