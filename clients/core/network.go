@@ -42,8 +42,8 @@ type Response struct {
 
 // Stream is an open WebSocket: whole frames in both directions. Send and
 // Receive may each be used by one goroutine at a time. Pings are answered, and
-// a stream that has gone quiet for 45 seconds ends with an error, without the
-// brain's help.
+// a stream on which nothing comes any more ends with an error within 45
+// seconds, without the brain's help.
 type Stream interface {
 	Send(ctx context.Context, frame []byte) error
 	// Receive waits for the next frame. A *ClosedError tells why the server ended.

@@ -30,7 +30,9 @@ const (
 	dialTimeout  = 10 * time.Second
 	answerWithin = (wire.MaxSyncSeconds + 15) * time.Second // a long poll and then some
 	writeWithin  = 20 * time.Second
-	quietFor     = 45 * time.Second // the server pings every 20 seconds
+	quietFor     = 42 * time.Second // two of the server's pings, which come every 20 seconds, and a little; noticed and closed within 45
+	pingAfter    = 15 * time.Second // without a frame on an HTTP/2 connection that is in use
+	pingWithin   = 10 * time.Second // or that connection is not used again
 )
 
 // Options of New; all may be zero.
@@ -88,6 +90,9 @@ func New(base *url.URL, opts Options) (*Client, error) {
 		return &http.Transport{
 			Proxy: http.ProxyFromEnvironment, DialContext: dial, TLSClientConfig: config.Clone(), ForceAttemptHTTP2: http2,
 			TLSHandshakeTimeout: dialTimeout, IdleConnTimeout: time.Minute, MaxIdleConns: 4,
+			// A request that is given up leaves its connection in use: on one that
+			// went dead without a word the next would wait in vain as well.
+			HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingWithin},
 		}
 	}
 	// A redirect would carry the token elsewhere.

@@ -16,6 +16,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -60,6 +61,12 @@ func (p *pipes) dial(context.Context, string, string) (net.Conn, error) {
 // serve runs handler over TLS in the bubble and gives a client of it.
 func serve(t *testing.T, handler http.HandlerFunc) *network.Client {
 	t.Helper()
+	return serveOver(t, handler, func(p *pipes) func(context.Context, string, string) (net.Conn, error) { return p.dial })
+}
+
+// serveOver is serve with a line of the test's own.
+func serveOver(t *testing.T, handler http.HandlerFunc, line func(*pipes) func(context.Context, string, string) (net.Conn, error)) *network.Client {
+	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
@@ -77,7 +84,7 @@ func serve(t *testing.T, handler http.HandlerFunc) *network.Client {
 		t.Fatal(err)
 	}
 	ca := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})
-	c, err := network.New(base, network.Options{CA: ca, Dial: p.dial, UserAgent: "test/1"})
+	c, err := network.New(base, network.Options{CA: ca, Dial: line(p), UserAgent: "test/1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -226,10 +233,78 @@ func TestQuietConnection(t *testing.T) {
 		if _, err := s.Receive(ctx); err == nil {
 			t.Error("something was received")
 		}
-		if took := time.Since(start); took < pingFor || took > pingFor+46*time.Second {
+		if took := time.Since(start); took < pingFor || took >= pingFor+45*time.Second {
 			t.Errorf("noticed after %s", took)
 		}
 		s.Close()
+	})
+}
+
+// dying is a connection whose line can go dead without a word.
+type dying struct {
+	net.Conn
+	dead <-chan struct{} // closed when it does
+	gone chan struct{}   // closed with the connection
+	once sync.Once
+}
+
+func (d *dying) Read(b []byte) (int, error) {
+	n, err := d.Conn.Read(b)
+	select {
+	case <-d.dead:
+		<-d.gone
+		return 0, net.ErrClosed
+	default:
+		return n, err
+	}
+}
+
+func (d *dying) Write(b []byte) (int, error) {
+	select {
+	case <-d.dead:
+		return len(b), nil // the network takes everything
+	default:
+		return d.Conn.Write(b)
+	}
+}
+
+func (d *dying) Close() error {
+	d.once.Do(func() { close(d.gone) })
+	return d.Conn.Close()
+}
+
+// TestDeadLine: requests find out that their connection went dead, and the
+// next one takes another.
+func TestDeadLine(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dead := make(chan struct{})
+		dials := 0
+		c := serveOver(t, func(_ http.ResponseWriter, r *http.Request) {
+			if r.ProtoMajor != 2 {
+				t.Error(r.Proto)
+			}
+		}, func(p *pipes) func(context.Context, string, string) (net.Conn, error) {
+			return func(ctx context.Context, network, address string) (net.Conn, error) {
+				conn, err := p.dial(ctx, network, address)
+				if dials++; dials == 1 && err == nil {
+					conn = &dying{Conn: conn, dead: dead, gone: make(chan struct{})}
+				}
+				return conn, err
+			}
+		})
+		if _, err := c.Do(ctx, core.Request{Method: "GET", Path: "/"}); err != nil {
+			t.Fatal(err)
+		}
+		close(dead)
+		start := time.Now()
+		for range 2 { // the first may fail: nobody knows what became of it
+			if _, err := c.Do(ctx, core.Request{Method: "POST", Path: "/", Body: []byte("{}")}); err != nil {
+				t.Log(err)
+			}
+		}
+		if took := time.Since(start); dials != 2 || took > 30*time.Second {
+			t.Errorf("%d connections, %s", dials, took)
+		}
 	})
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"io"
 	"net"
 	"net/netip"
@@ -8,18 +9,26 @@ import (
 	"time"
 )
 
-// proxy carries one TCP connection to a server until it is told to become a
-// black hole: then the two ends keep their connections and nothing passes.
+// proxy carries TCP connections to a server until it is told to become a black
+// hole: then the two ends keep their connections and nothing passes any more,
+// not even the news that one of them has closed.
 type proxy struct {
 	listener net.Listener
 	target   string
 	stall    bool // as a black hole, stop reading instead of throwing away
 
-	mu       sync.Mutex
-	black    bool     // guarded by mu
-	upstream net.Conn // guarded by mu
-	client   net.Conn // guarded by mu
-	wg       sync.WaitGroup
+	mu    sync.Mutex
+	hole  bool    // guarded by mu: also connections that come now are dead
+	links []*link // guarded by mu
+	wg    sync.WaitGroup
+}
+
+// link is one connection of a client and, unless it began in the hole, one to
+// the server.
+type link struct {
+	client, server net.Conn // server is nil in the hole
+	dead           bool     // guarded by the proxy's mu
+	http2          bool     // guarded by the proxy's mu: the client offered HTTP/2, so this is no WebSocket
 }
 
 func newProxy(target string, stall bool) (*proxy, error) {
@@ -34,68 +43,108 @@ func newProxy(target string, stall bool) (*proxy, error) {
 
 func (p *proxy) address() string { return p.listener.Addr().String() }
 
-// local is the proxy's end of the connection to the server.
-func (p *proxy) local() netip.AddrPort {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.upstream.LocalAddr().(*net.TCPAddr).AddrPort()
-}
-
 func (p *proxy) serve() {
-	client, err := p.listener.Accept()
-	if err != nil {
-		return
-	}
-	upstream, err := net.Dial("tcp", p.target)
-	if err != nil {
-		client.Close()
-		return
-	}
-	p.mu.Lock()
-	p.client, p.upstream = client, upstream
-	p.mu.Unlock()
-	p.wg.Go(func() { p.copy(upstream, client) })
-	p.copy(client, upstream)
-}
-
-// copy passes bytes until the hole opens; then it throws them away, or reads
-// no more.
-func (p *proxy) copy(to io.Writer, from net.Conn) {
-	buf := make([]byte, 32<<10)
 	for {
-		n, err := from.Read(buf)
+		client, err := p.listener.Accept()
 		if err != nil {
 			return
 		}
+		l := &link{client: client}
 		p.mu.Lock()
-		black := p.black
+		l.dead = p.hole
 		p.mu.Unlock()
-		switch {
-		case !black:
-			to.Write(buf[:n])
-		case p.stall:
+		if !l.dead {
+			if l.server, err = net.Dial("tcp", p.target); err != nil {
+				client.Close()
+				continue
+			}
+		}
+		p.mu.Lock()
+		p.links = append(p.links, l)
+		p.mu.Unlock()
+		p.wg.Go(func() { p.copy(l, l.server, l.client) })
+		if l.server != nil {
+			p.wg.Go(func() { p.copy(l, l.client, l.server) })
+		}
+	}
+}
+
+// copy passes bytes, and the end of them, until the link is dead; then it
+// throws them away, or reads no more.
+func (p *proxy) copy(l *link, to io.Writer, from net.Conn) {
+	buf := make([]byte, 32<<10)
+	for first := from == l.client; ; first = false {
+		n, err := from.Read(buf)
+		p.mu.Lock()
+		dead := l.dead
+		// The names of protocols stand in the clear in a ClientHello (RFC 7301).
+		l.http2 = l.http2 || first && bytes.Contains(buf[:n], []byte("\x02h2"))
+		p.mu.Unlock()
+		if dead {
+			if p.stall || err != nil {
+				return
+			}
+			continue
+		}
+		if err == nil {
+			_, err = to.Write(buf[:n])
+		}
+		if err != nil {
+			p.end(l)
 			return
 		}
 	}
 }
 
-// blackhole lets nothing pass from now on.
-func (p *proxy) blackhole() {
+// end passes on that a living connection is over.
+func (p *proxy) end(l *link) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.black = true
-	if p.stall { // wake the readers, so that they stop
-		p.client.SetReadDeadline(time.Now())
-		p.upstream.SetReadDeadline(time.Now())
+	if !l.dead {
+		l.client.Close()
+		l.server.Close()
 	}
+}
+
+// blackhole lets nothing pass any more on the connections that are there; with
+// all, on those that come neither. It gives the WebSocket connections that it
+// cut: as the server sees them, and as the client does.
+func (p *proxy) blackhole(all bool) (atServer, atClient []netip.AddrPort) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hole = all
+	for _, l := range p.links {
+		if l.dead {
+			continue
+		}
+		l.dead = true
+		if p.stall { // wake the readers, so that they stop
+			l.client.SetReadDeadline(time.Now())
+			l.server.SetReadDeadline(time.Now())
+		}
+		if !l.http2 {
+			atServer = append(atServer, l.server.LocalAddr().(*net.TCPAddr).AddrPort())
+			atClient = append(atClient, l.client.RemoteAddr().(*net.TCPAddr).AddrPort())
+		}
+	}
+	return atServer, atClient
+}
+
+// heal lets new connections pass. The old ones stay dead.
+func (p *proxy) heal() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.hole = false
 }
 
 func (p *proxy) close() {
 	p.listener.Close()
 	p.mu.Lock()
-	if p.client != nil {
-		p.client.Close()
-		p.upstream.Close()
+	for _, l := range p.links {
+		l.client.Close()
+		if l.server != nil {
+			l.server.Close()
+		}
 	}
 	p.mu.Unlock()
 	p.wg.Wait()

@@ -168,6 +168,19 @@ func talk(ctx context.Context, pairs []*talker, d time.Duration) ([]time.Duratio
 	return all, fail
 }
 
+// greeted opens a socket and reads the welcome.
+func greeted(ctx context.Context, srv *rig.Server, a *rig.Account, via rig.Via) (*rig.Socket, error) {
+	sock, err := srv.Dial(ctx, a.Access, via)
+	if err != nil {
+		return nil, err
+	}
+	if err := sock.Welcome(); err != nil {
+		sock.Close()
+		return nil, err
+	}
+	return sock, nil
+}
+
 func (t *talker) one() (time.Duration, error) {
 	limit := time.Now().Add(30 * time.Second)
 	t.from.SetDeadline(limit)
