@@ -36,6 +36,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Values[homeserverKey{}] = &homeserver{}
 			env.Setenv("HOME", env.WorkDir)
+			env.Setenv("GORACE", "atexit_sleep_ms=50") // each process would linger for a second under the race detector
 			// Secrets must be readable by their owner only; archives make 0666.
 			return os.WriteFile(filepath.Join(env.WorkDir, "password"), []byte("a wide blue river at dawn\n"), 0o600)
 		},

@@ -51,7 +51,11 @@ func TestScripts(t *testing.T) {
 		Dir:                 "testdata",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,
-		Setup:               func(e *testscript.Env) error { e.Values[housesKey{}] = houses{}; return nil },
+		Setup: func(e *testscript.Env) error {
+			e.Values[housesKey{}] = houses{}
+			e.Setenv("GORACE", "atexit_sleep_ms=50") // each process would linger for a second under the race detector
+			return nil
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve":       scriptServe,
 			"stop":        scriptStop,
