@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"strings"
 	"sync"
 	"time"
 )
@@ -18,11 +19,12 @@ type Wires struct {
 	listeners map[string]*listener // by address
 	cut       map[[2]string]bool   // pairs of hosts, in order
 	open      map[*conn]struct{}
+	mute      map[[2]string]bool        // who does not reach whom with new connections
 	dials     map[[2]string][]time.Time // from one host to another, also those that failed
 }
 
 func newWires() *Wires {
-	return &Wires{listeners: map[string]*listener{}, cut: map[[2]string]bool{}, open: map[*conn]struct{}{}, dials: map[[2]string][]time.Time{}}
+	return &Wires{listeners: map[string]*listener{}, cut: map[[2]string]bool{}, open: map[*conn]struct{}{}, mute: map[[2]string]bool{}, dials: map[[2]string][]time.Time{}}
 }
 
 // SetLatency delays what is written from now on, in each direction.
@@ -59,6 +61,14 @@ func (w *Wires) Mend(a, b string) {
 	delete(w.cut, pair(a, b))
 }
 
+// Mute lets what one host dials at another vanish, or not any more; the other way
+// stays open.
+func (w *Wires) Mute(from, to string, mute bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.mute[[2]string{from, to}] = mute
+}
+
 // Dials tells when one host tried to connect with another.
 func (w *Wires) Dials(from, to string) []time.Time {
 	w.mu.Lock()
@@ -82,11 +92,10 @@ func (w *Wires) Listen(host, address string) (net.Listener, error) {
 func (w *Wires) Dial(ctx context.Context, host, address string) (net.Conn, error) {
 	w.mu.Lock()
 	l := w.listeners[address]
-	gone := l != nil && w.cut[pair(host, l.host)]
-	if l != nil {
-		way := [2]string{host, l.host}
-		w.dials[way] = append(w.dials[way], time.Now())
-	}
+	gone := l != nil && (w.cut[pair(host, l.host)] || w.mute[[2]string{host, l.host}])
+	to, _, _ := strings.Cut(address, ":")
+	way := [2]string{host, to}
+	w.dials[way] = append(w.dials[way], time.Now()) // also when nobody listens
 	if l == nil || gone {
 		w.mu.Unlock()
 		if gone {
