@@ -24,6 +24,14 @@ const (
 	MaxHeaderBytes    = 16 << 10
 )
 
+// The limits above are for requests. A connection over HTTP/2 that stops in the
+// middle of a frame cannot answer a ping, and one that takes nothing lets no
+// byte be written: both are cut within 15 seconds too.
+const (
+	pingHTTP2After  = 8 * time.Second // without a frame
+	pingHTTP2Within = 6 * time.Second
+)
+
 // requestTimeout bounds what happens between a request and its answer; /sync
 // and /ws have their own time.
 const requestTimeout = 30 * time.Second
@@ -35,6 +43,7 @@ func ConfigureServer(s *http.Server) {
 	s.WriteTimeout = WriteTimeout
 	s.IdleTimeout = IdleTimeout
 	s.MaxHeaderBytes = MaxHeaderBytes
+	s.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingHTTP2After, PingTimeout: pingHTTP2Within, WriteByteTimeout: WriteTimeout}
 }
 
 // bound gives the operation its time: the listener's limit for the answer

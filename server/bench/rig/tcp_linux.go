@@ -56,11 +56,15 @@ func endpoint(s string) (netip.AddrPort, bool) {
 }
 
 // SmallWindow is for net.Dialer.Control: the connection takes as little at a
-// time as the kernel lets it.
+// time as the kernel lets it. The small segments keep the other end's buffer
+// small as well, which is megabytes on loopback otherwise.
 func SmallWindow(_, _ string, c syscall.RawConn) error {
 	var failed error
 	err := c.Control(func(fd uintptr) {
-		failed = syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096)
+		failed = errors.Join(
+			syscall.SetsockoptInt(int(fd), syscall.SOL_SOCKET, syscall.SO_RCVBUF, 4096),
+			syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, syscall.TCP_MAXSEG, 536),
+		)
 	})
 	return errors.Join(err, failed)
 }
