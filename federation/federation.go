@@ -53,6 +53,7 @@ type Item struct {
 	AcceptedAt   clearbox.Millis // stamped by the sender's server when it accepted the submission
 	Envelopes    []ItemEnvelope  // at most clearbox.MaxDevices
 	Void         bool            // withdrawn after its position was assigned; every other field is ignored
+	Bounce       clearbox.Code   // no message: Sender did not get the message ID of Recipient, for this reason; no envelopes
 	Crit         []string        // names of fields the receiver must know (federation.md, 14)
 
 	// Refused is set by the decoder, never sent: the item could not be
@@ -71,7 +72,7 @@ type ItemEnvelope struct {
 
 // Size is an upper bound of the item's encoded size in bytes.
 func (it *Item) Size() int {
-	n := itemOverhead + len(it.Sender.Server) + len(it.Recipient.Server)
+	n := itemOverhead + len(it.Sender.Server) + len(it.Recipient.Server) + 2*len(it.Bounce)
 	for i := range it.Envelopes {
 		n += envelopeOverhead + len(it.Envelopes[i].Content)
 	}

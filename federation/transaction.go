@@ -26,6 +26,7 @@ type wireItem struct {
 	At        int64          `cbor:"at,omitempty"`
 	Envelopes []wireEnvelope `cbor:"envelopes,omitempty"`
 	Void      bool           `cbor:"void,omitempty"`
+	Bounce    clearbox.Code  `cbor:"bounce,omitempty"`
 	Crit      []string       `cbor:"crit,omitempty"`
 }
 
@@ -52,7 +53,7 @@ type wireVerdict struct {
 
 // critKnown are the item fields that a sender may mark as critical.
 var critKnown = map[string]bool{
-	"id": true, "from": true, "device": true, "to": true, "at": true, "envelopes": true, "void": true,
+	"id": true, "from": true, "device": true, "to": true, "at": true, "envelopes": true, "void": true, "bounce": true,
 }
 
 var (
@@ -103,7 +104,7 @@ func itemToWire(it *Item) wireItem {
 	}
 	w := wireItem{
 		ID: it.ID[:], From: it.Sender.String(), Device: int64(it.SenderDevice), To: it.Recipient.String(),
-		At: int64(it.AcceptedAt), Envelopes: make([]wireEnvelope, len(it.Envelopes)), Crit: it.Crit,
+		At: int64(it.AcceptedAt), Envelopes: make([]wireEnvelope, len(it.Envelopes)), Bounce: it.Bounce, Crit: it.Crit,
 	}
 	for i, e := range it.Envelopes {
 		w.Envelopes[i] = wireEnvelope{Device: int64(e.Device), Registration: e.Registration, Type: uint8(e.Type), Content: e.Content}
@@ -184,7 +185,14 @@ func itemFromWire(w *wireItem) (Item, error) {
 	if w.At < 0 {
 		return it, clearbox.Errorf(clearbox.CodeBadRequest, "the time is negative")
 	}
-	it.AcceptedAt = clearbox.Millis(w.At)
+	it.AcceptedAt, it.Crit = clearbox.Millis(w.At), w.Crit
+	if w.Bounce != "" {
+		if len(w.Envelopes) != 0 || len(w.Bounce) > 64 {
+			return it, clearbox.Errorf(clearbox.CodeBadRequest, "a bounce carries a code and nothing else")
+		}
+		it.Bounce = w.Bounce
+		return it, nil
+	}
 	if len(w.Envelopes) == 0 || len(w.Envelopes) > clearbox.MaxDevices {
 		return it, clearbox.Errorf(clearbox.CodeBadRequest, "an item has 1 to %d envelopes", clearbox.MaxDevices)
 	}
@@ -210,7 +218,6 @@ func itemFromWire(w *wireItem) (Item, error) {
 		seen[d] = true
 		it.Envelopes[i] = ItemEnvelope{Device: d, Registration: e.Registration, Type: clearbox.ContentType(e.Type), Content: e.Content}
 	}
-	it.Crit = w.Crit
 	return it, nil
 }
 

@@ -39,6 +39,7 @@ type arrival struct {
 	uid     clearbox.UID
 	known   storage.Recipient
 	mails   []mail
+	bounce  *bounce // what is not mail but the fate of a message of ours
 }
 
 type posted struct {
@@ -122,6 +123,18 @@ func (op *accept) prepare(ctx context.Context, fresh bool) error {
 		if a.verdict != nil {
 			continue
 		}
+		if it.Bounce != "" {
+			var err error
+			a.uid = it.Recipient.UID
+			a.bounce, err = r.newBounce(ctx, it.Recipient, &Notice{Kind: NoticeUndeliverable, ID: it.ID, Recipient: it.Sender, Code: reason(it.Bounce)})
+			if err != nil {
+				return err
+			}
+			if a.bounce == nil {
+				reject(clearbox.CodeRecipientUnavailable, 0)
+			}
+			continue
+		}
 		known, err := r.local(ctx, it.Recipient.UID, fresh)
 		if clearbox.CodeOf(err) == clearbox.CodeRecipientUnavailable {
 			reject(clearbox.CodeRecipientUnavailable, 0)
@@ -158,6 +171,9 @@ func (op *accept) prepare(ctx context.Context, fresh bool) error {
 func (op *accept) apply(tx *storage.Tx, b *batch) error {
 	op.answer, op.refused, op.changed, op.posts = nil, nil, false, op.posts[:0]
 	txn, class := op.txn, storage.Class(op.txn.Class)
+	for i := range op.items {
+		op.items[i].bounce.reset()
+	}
 	in, err := tx.InStream(op.peer, class)
 	if err != nil {
 		return err
@@ -212,7 +228,7 @@ func (op *accept) apply(tx *storage.Tx, b *batch) error {
 func (op *accept) checkDevices(tx *storage.Tx, b *batch, last int64) error {
 	for i := range op.items {
 		a := &op.items[i]
-		if a.verdict != nil || op.txn.FirstPos+int64(i) <= last {
+		if a.verdict != nil || a.bounce != nil || op.txn.FirstPos+int64(i) <= last {
 			continue
 		}
 		current, ok := b.local[a.uid]
@@ -265,6 +281,9 @@ func (op *accept) store(tx *storage.Tx, a *arrival) (federation.Verdict, error) 
 	if a.verdict != nil {
 		return *a.verdict, nil
 	}
+	if a.bounce != nil {
+		return federation.Verdict{Code: federation.VerdictOK}, op.fate(tx, a)
+	}
 	v := federation.Verdict{Code: federation.VerdictOK, DevicesVersion: a.known.DevicesVersion}
 	stored := 0
 	for i := range a.mails {
@@ -291,8 +310,30 @@ func (op *accept) store(tx *storage.Tx, a *arrival) (federation.Verdict, error) 
 	return v, nil
 }
 
+// fate stores the notice of a bounce, unless the sender has been told already.
+func (op *accept) fate(tx *storage.Tx, a *arrival) error {
+	to, err := tx.Recipient(a.uid)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	old, err := tx.Submission(to.No, a.bounce.notice.ID)
+	if err == nil && old.State == storage.SubmissionUndeliverable {
+		return nil
+	}
+	if err := forgotten(err); err != nil {
+		return err
+	}
+	return a.bounce.apply(tx, to.No)
+}
+
 func (op *accept) done(err error) {
 	if err == nil {
+		for i := range op.items {
+			op.items[i].bounce.wake(op.r)
+		}
 		for _, p := range op.posts {
 			op.r.mailboxes.post(p.deviceNo, p.delivery)
 		}

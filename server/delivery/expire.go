@@ -6,18 +6,19 @@ import (
 	"slices"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/federation"
 	"github.com/clearbox-im/clearbox/storage"
 )
 
-// sweepMail removes mail that no device fetched in time and tells the senders
-// of this server, in one update: what is gone is reported, whatever happens in
-// between. (A peer's server took our custody for delivery; telling its sender
-// needs the control class.)
+// sweepMail removes mail that no device fetched in time and tells their senders
+// in one update: what is gone is reported, whatever happens in between. The
+// notice for a peer's person goes out as a bounce.
 func (r *Router) sweepMail(ctx context.Context) (int, error) {
 	var gone []storage.ExpiredMail
 	var told []*bounce
+	var peers []clearbox.ServerName
 	err := r.store.Update(ctx, func(tx *storage.Tx) (err error) {
-		told = nil
+		told, peers = nil, nil
 		if gone, err = tx.ExpireMail(tx.Now(), sweepLimit); err != nil {
 			return err
 		}
@@ -31,11 +32,13 @@ func (r *Router) sweepMail(ctx context.Context) (int, error) {
 				}
 				owners[gone[i].DeviceNo] = o
 			}
-			b, err := r.expired(tx, o, &gone[i].Mail, said)
+			b, peer, err := r.expired(ctx, tx, o, &gone[i].Mail, said)
 			if err != nil {
 				return err
 			}
-			told = append(told, b)
+			if told = append(told, b); peer != "" {
+				peers = append(peers, peer)
+			}
 		}
 		return nil
 	})
@@ -45,12 +48,15 @@ func (r *Router) sweepMail(ctx context.Context) (int, error) {
 	for _, b := range told {
 		b.wake(r)
 	}
+	for _, p := range peers {
+		r.opts.Nudge(p)
+	}
 	return len(gone), nil
 }
 
 // expiry is what a notice of sweepMail is about.
 type expiry struct {
-	sender clearbox.UID
+	sender clearbox.UserID
 	id     clearbox.MessageID
 	userNo int64 // whom it was for
 }
@@ -77,47 +83,70 @@ func (r *Router) ownerOf(tx *storage.Tx, deviceNo int64) (*owner, error) {
 }
 
 // expired tells the sender of a mail that has just expired, unless the message
-// reached another device of the person. It returns nil when nobody is told.
-func (r *Router) expired(tx *storage.Tx, o *owner, m *storage.Mail, said map[expiry]bool) (*bounce, error) {
+// reached another device of the person: by the notice that it returns, or by a
+// bounce in the outbox towards the peer that it names.
+func (r *Router) expired(ctx context.Context, tx *storage.Tx, o *owner, m *storage.Mail, said map[expiry]bool) (*bounce, clearbox.ServerName, error) {
 	d, err := r.openMail(o.user.Key, o.device, m)
 	if err != nil {
 		if r.damaged(o.user.Key, err) {
-			return nil, nil
+			return nil, "", nil
 		}
-		return nil, err
+		return nil, "", err
 	}
 	to := clearbox.UserID{UID: o.user.UID, Server: r.server}
 	e := d.Envelope
-	if e == nil || e.Sender.Server != r.server || e.Sender == to { // a notice, a peer's, a copy among own devices
-		return nil, nil
+	if e == nil || e.Sender == to { // a notice, a copy among own devices
+		return nil, "", nil
 	}
-	sender, err := tx.Recipient(e.Sender.UID)
-	if errors.Is(err, storage.ErrNotFound) || err == nil && sender.State == storage.UserErased {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	about := expiry{e.Sender.UID, e.ID, o.user.No}
+	about := expiry{e.Sender, e.ID, o.user.No}
 	if said[about] {
-		return nil, nil
+		return nil, "", nil
 	}
 	for i := range o.others {
 		if had, err := hadMail(tx, &o.others[i], e.AcceptedAt, m.Expires); had || err != nil {
-			return nil, err
+			return nil, "", err
 		}
+	}
+	said[about] = true
+	if e.Sender.Server != r.server {
+		peer, err := r.bounceOut(ctx, tx, to, e)
+		return nil, peer, err
+	}
+	sender, err := tx.Recipient(e.Sender.UID)
+	if errors.Is(err, storage.ErrNotFound) || err == nil && sender.State == storage.UserErased {
+		return nil, "", nil
+	}
+	if err != nil {
+		return nil, "", err
 	}
 	n := &Notice{Kind: NoticeUndeliverable, ID: e.ID, Recipient: to, Code: clearbox.CodeExpired}
 	sealed, err := r.sealMail(sender.Key, 0, nil, n, r.now())
 	if errors.Is(err, storage.ErrShredded) {
-		return nil, nil
+		return nil, "", nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, "", err
 	}
-	said[about] = true
 	b := &bounce{notice: n, sender: e.Sender, sealed: sealed.sealed, until: sealed.expires}
-	return b, b.apply(tx, sender.No)
+	return b, "", b.apply(tx, sender.No)
+}
+
+// bounceOut queues the news that a peer's message expired. It belongs to no
+// person here: whatever becomes of the recipient's account, the sender is told.
+// A server that is no peer any more has nobody to tell.
+func (r *Router) bounceOut(ctx context.Context, tx *storage.Tx, to clearbox.UserID, e *clearbox.Envelope) (clearbox.ServerName, error) {
+	if r.peers.Route(ctx, e.Sender.Server) != nil {
+		return "", nil
+	}
+	it := federation.Item{ID: e.ID, Sender: to, SenderDevice: 1, Recipient: e.Sender, AcceptedAt: tx.Now(), Bounce: clearbox.CodeExpired}
+	sealed, err := r.sealItem(storage.ServerKey, &it)
+	if err != nil {
+		return "", err
+	}
+	return e.Sender.Server, tx.PutOutbox(&storage.OutboxItem{
+		Peer: e.Sender.Server, Class: storage.ClassMessage, SenderKey: storage.ServerKey, Sealed: sealed, MessageID: e.ID,
+		Expires: after(tx.Now(), r.opts.OutboxTTL), HoldKey: r.keys.Index("outbox.recipient", []byte(e.Sender.String())),
+	})
 }
 
 // hadMail tells whether the device acknowledged its copy of a message: it was

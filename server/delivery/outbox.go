@@ -210,6 +210,9 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 				if err := forgotten(tx.SetSubmissionState(row.SenderNo, row.MessageID, storage.SubmissionAtPeer)); err != nil {
 					return err
 				}
+				if it.Bounce != "" {
+					break
+				}
 				news = append(news, told{row.SenderNo, State{ID: it.ID, State: StatusAtPeer, Recipient: it.Recipient, DevicesVersion: v.DevicesVersion}})
 			case v.Code == federation.VerdictRejected && bounces[i] != nil && !row.Void:
 				if err := bounces[i].apply(tx, row.SenderNo); err != nil {
@@ -259,6 +262,9 @@ func (r *Router) refusals(ctx context.Context, batch *federation.Batch, verdicts
 	out := make(map[int]*bounce, len(rejected))
 	for _, i := range rejected {
 		it, row := &batch.Items[i], tried[batch.Rows[i]]
+		if it.Bounce != "" {
+			continue // of a bounce nobody is told
+		}
 		n := &Notice{Kind: NoticeUndeliverable, ID: it.ID, Recipient: it.Recipient, Code: reason(verdicts[i].Reason), FirstTry: now, LastTry: now, Attempts: row.Attempts + 1}
 		if row.FirstTry != 0 {
 			n.FirstTry = row.FirstTry

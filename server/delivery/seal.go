@@ -93,6 +93,9 @@ type storedEnvelope struct {
 
 func (r *Router) sealItem(key storage.KeyID, it *federation.Item) (storage.Sealed, error) {
 	st := storedItem{Sender: it.Sender.String(), Device: uint8(it.SenderDevice), Recipient: it.Recipient.String(), At: int64(it.AcceptedAt)}
+	if it.Bounce != "" { // stands as an envelope for no device
+		st.Envelopes = []storedEnvelope{{Content: []byte(it.Bounce)}}
+	}
 	for _, e := range it.Envelopes {
 		st.Envelopes = append(st.Envelopes, storedEnvelope{Device: uint8(e.Device), Registration: e.Registration, Type: uint8(e.Type), Content: e.Content})
 	}
@@ -118,6 +121,11 @@ func (r *Router) openItem(row *storage.OutboxItem) (federation.Item, error) {
 	}
 	if it.Recipient, err = clearbox.ParseUserID(st.Recipient); err != nil {
 		return federation.Item{}, err
+	}
+	if len(st.Envelopes) == 1 && st.Envelopes[0].Device == 0 {
+		it.Bounce = clearbox.Code(st.Envelopes[0].Content)
+		it.Crit = []string{"bounce"} // a peer that does not know bounces must not take it for a message
+		return it, nil
 	}
 	for _, e := range st.Envelopes {
 		it.Envelopes = append(it.Envelopes, federation.ItemEnvelope{

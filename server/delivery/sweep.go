@@ -89,6 +89,9 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 			}
 			continue // nobody to tell
 		}
+		if it.Bounce != "" {
+			continue // of a bounce nobody is told
+		}
 		n := notice(row)
 		n.ID, n.Recipient, n.FirstTry, n.LastTry, n.Attempts = row.MessageID, it.Recipient, row.FirstTry, row.LastTry, row.Attempts
 		if bounces[i], err = r.newBounce(ctx, it.Sender, n); err != nil {
