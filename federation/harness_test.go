@@ -13,6 +13,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,7 +66,7 @@ type node struct {
 	self   *federation.Self
 	client *federation.Client
 	sender *federation.Sender
-	inbox  *federation.Inbox
+	inbox  atomic.Pointer[federation.Inbox] // the peer's requests meet a restart
 	cancel context.CancelFunc
 	done   sync.WaitGroup
 }
@@ -133,9 +134,9 @@ func (n *node) open() {
 	n.client = federation.NewClient(n.self, n.peers, n, federation.ClientOptions{Now: n.now, Random: random})
 	n.sender = federation.NewSender(n.client, n.outbox, federation.SenderOptions{Now: n.now, Random: random, Window: n.window})
 	n.self.OnDocument(n.sender.Greet)
-	n.inbox = federation.NewInbox(n.self, n.client, n.acceptor, n.dir, federation.InboxOptions{
+	n.inbox.Store(federation.NewInbox(n.self, n.client, n.acceptor, n.dir, federation.InboxOptions{
 		Now: n.now, Contact: n.sender.Wake, EnvelopesPerSecond: n.rate,
-	})
+	}))
 }
 
 type lockedRandom struct {
@@ -248,7 +249,7 @@ func (n *node) receive(req *http.Request, body []byte) *http.Response {
 	in.RequestURI, in.Host = req.URL.RequestURI(), req.URL.Host
 	in.Body, in.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
 	rec := httptest.NewRecorder()
-	n.inbox.ServeHTTP(rec, in)
+	n.inbox.Load().ServeHTTP(rec, in)
 	return rec.Result()
 }
 
