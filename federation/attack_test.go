@@ -78,7 +78,7 @@ func (c *captured) deliver() *http.Response {
 	in.Body = io.NopCloser(bytes.NewReader(c.body))
 	in.ContentLength = int64(len(c.body))
 	rec := httptest.NewRecorder()
-	c.b.inbox.ServeHTTP(rec, in)
+	c.b.inbox.Load().ServeHTTP(rec, in)
 	return rec.Result()
 }
 
@@ -270,7 +270,7 @@ func TestAttacks(t *testing.T) {
 
 // log gives the node's inbox a log.
 func (n *node) log(h slog.Handler) {
-	n.inbox = federation.NewInbox(n.self, n.client, n.acceptor, n.dir, federation.InboxOptions{Now: n.now, Contact: n.sender.Wake, Log: slog.New(h)})
+	n.inbox.Store(federation.NewInbox(n.self, n.client, n.acceptor, n.dir, federation.InboxOptions{Now: n.now, Contact: n.sender.Wake, Log: slog.New(h)}))
 }
 
 func newCaptured(t *testing.T, a, b *node) *captured {

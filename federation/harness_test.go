@@ -438,7 +438,7 @@ func byPosition(a, b *row) int { return cmp.Compare(a.pos, b.pos) }
 // openWith opens the node with another acceptor in front of its own.
 func (n *node) openWith(a federation.Acceptor) {
 	n.open()
-	n.inbox = federation.NewInbox(n.self, n.client, a, n.dir, federation.InboxOptions{Now: n.now, Contact: n.sender.Wake})
+	n.inbox.Store(federation.NewInbox(n.self, n.client, a, n.dir, federation.InboxOptions{Now: n.now, Contact: n.sender.Wake}))
 }
 
 // limited refuses transactions of more than max items as a whole.
