@@ -36,6 +36,7 @@ var floors = map[string]int{
 	"crypto/sealed":                 10,
 	"crypto/sealed/sealedtest":      11,
 	"crypto/interop/peer":           70,
+	"crypto/interop/sealedpeer":     70,
 	"storage":                       10,
 	"storage/keystore":              11,
 	"federation":                    10,
