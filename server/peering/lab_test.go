@@ -52,6 +52,7 @@ type site struct {
 	queues  *queues
 	inbox   *federation.Inbox
 	offset  time.Duration
+	faults  *storage.Faults
 	stop    []func()
 	dir     string
 	id      ed25519.PrivateKey
@@ -94,7 +95,7 @@ func must(t *testing.T, err error) {
 }
 
 func (l *lab) site(name clearbox.ServerName, seed byte) *site {
-	s := &site{lab: l, name: name, queues: &queues{}, dir: l.t.TempDir(), id: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32))}
+	s := &site{lab: l, name: name, queues: &queues{}, faults: &storage.Faults{}, dir: l.t.TempDir(), id: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32))}
 	s.open()
 	s.listen()
 	return s
@@ -106,7 +107,7 @@ func (s *site) open() {
 	t, ctx := s.lab.t, context.Background()
 	ks, err := keystore.Open(ctx, filepath.Join(s.dir, "keystore.db"), bytes.Repeat([]byte{7}, 32), keystore.Options{Now: s.now})
 	must(t, err)
-	s.store, err = storage.Open(ctx, storage.Options{Path: filepath.Join(s.dir, "clearbox.db"), Sealer: ks, Index: ks.Index, Now: s.now})
+	s.store, err = storage.Open(ctx, storage.Options{Path: filepath.Join(s.dir, "clearbox.db"), Sealer: ks, Index: ks.Index, Now: s.now, Faults: s.faults})
 	must(t, err)
 	s.table, err = peering.OpenTable(ctx, s.store)
 	must(t, err)

@@ -74,12 +74,31 @@ func (t *Table) change(ctx context.Context, server clearbox.ServerName, fn func(
 		return tx.PutPeer(&changed)
 	})
 	if err != nil {
+		t.recall(context.WithoutCancel(ctx), server)
 		return err
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.peers[server] = changed
 	return nil
+}
+
+// recall reads a peer again after a change that failed: it may have been kept
+// all the same. Where the store cannot be read the old state stays.
+func (t *Table) recall(ctx context.Context, server clearbox.ServerName) {
+	var p storage.Peer
+	err := t.store.View(ctx, func(tx *storage.Tx) (err error) {
+		p, err = tx.Peer(server)
+		return err
+	})
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case err == nil:
+		t.peers[server] = p
+	case errors.Is(err, storage.ErrNotFound):
+		delete(t.peers, server)
+	}
 }
 
 // Stored is a copy of the peer's record.
