@@ -28,7 +28,7 @@ func TestTwoOrganisationsTalk(t *testing.T) {
 func TestTalkSurvivesPartitionAndRestart(t *testing.T) {
 	servertest.Run(t, two, func(w *servertest.World) {
 		alice, bob := w.Join("alice@a.test"), w.Join("bob@b.test")
-		alice.Say(bob, "one")
+		alice.Say(bob, "the first of them all")
 		w.Wait("bob has one", time.Minute, func() bool { return len(bob.Heard(alice)) == 1 })
 
 		w.Partition("a.test", "b.test")
@@ -45,11 +45,11 @@ func TestTalkSurvivesPartitionAndRestart(t *testing.T) {
 		t.Logf("all arrived %v after the wire was mended", took)
 
 		bob.Offline()
-		alice.Say(bob, "for later")
+		alice.Say(bob, "something for later")
 		w.House("b.test").Restart()
 		w.House("a.test").Restart()
 		bob.Online()
-		w.Wait("the late one", 5*time.Minute, func() bool { return slices.Contains(bob.Heard(alice), "for later") })
+		w.Wait("the late one", 5*time.Minute, func() bool { return slices.Contains(bob.Heard(alice), "something for later") })
 	})
 }
 
@@ -58,10 +58,10 @@ func TestTalkSurvivesPartitionAndRestart(t *testing.T) {
 func TestRemovedPeerBouncesWhatWaits(t *testing.T) {
 	servertest.Run(t, two, func(w *servertest.World) {
 		alice, bob := w.Join("alice@a.test"), w.Join("bob@b.test")
-		alice.Say(bob, "one")
+		alice.Say(bob, "the first of them all")
 		w.Wait("bob has one", time.Minute, func() bool { return len(bob.Heard(alice)) == 1 })
 		w.Partition("a.test", "b.test")
-		waiting := alice.Say(bob, "waits")
+		waiting := alice.Say(bob, "this one has to wait")
 		w.Wait("accepted", time.Minute, func() bool { s, _ := alice.State(waiting); return s == core.StateAtServer })
 		w.House("a.test").Admin("DELETE", "/admin/peers/b.test", nil, nil)
 		took := w.Wait("reported", time.Minute, func() bool { s, _ := alice.State(waiting); return s == core.StateFailed })
@@ -69,7 +69,7 @@ func TestRemovedPeerBouncesWhatWaits(t *testing.T) {
 		if code != clearbox.CodePeerBlocked && code != clearbox.CodeOutcomeUnknown {
 			t.Errorf("reported as %s after %v", code, took)
 		}
-		late := alice.Say(bob, "too late")
+		late := alice.Say(bob, "this one is too late")
 		w.Wait("refused", time.Minute, func() bool { s, _ := alice.State(late); return s == core.StateFailed })
 		if _, code := alice.State(late); code != clearbox.CodePeerBlocked {
 			t.Errorf("refused with %s", code)
