@@ -215,6 +215,20 @@ func hint(err error) string {
 		return "Another cbx runs with this profile, perhaps recv --follow or chat."
 	case clearbox.CodeOf(err) == clearbox.CodeIdentityChanged:
 		return "cbx safety-number ADDRESS shows the new number; cbx contacts accept-identity ADDRESS takes it."
+	case errors.Is(err, vault.ErrWrongKey):
+		return "Give what the vault was made with: --key-file, CBX_PASSPHRASE_FILE, or the passphrase when asked."
+	}
+	switch exitCode(err) {
+	case exitUsage:
+		return "Run cbx --help, or cbx COMMAND --help."
+	case exitPending:
+		return "cbx status shows the queue; cbx recv --follow or the next cbx send goes on with it."
+	case exitLogin:
+		return "Check name and password, then cbx login again."
+	case exitOffline:
+		return "What you wrote is kept and sent later; cbx status shows whether the server answers."
+	case exitNotFound:
+		return "Check the address, name@server; cbx contacts lists whom you know."
 	}
 	return ""
 }
