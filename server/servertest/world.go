@@ -114,10 +114,10 @@ func (w *World) Heal(a, b string) { w.Wires.Mend(a, b) }
 
 // Secret names a text that no log line may hold.
 //
-// A text below 12 bytes is not looked for: a random id may hold it by chance.
+// A text below 8 bytes is not looked for: a random id may hold it by chance.
 func (w *World) Secret(texts ...string) {
 	for _, text := range texts {
-		if len(text) >= 12 {
+		if len(text) >= 8 {
 			w.spoken = append(w.spoken, text)
 		}
 	}
