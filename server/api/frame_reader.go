@@ -11,7 +11,7 @@ import (
 // pauses in it together, and more as its bytes come, so that a poor line with
 // frameRate is good enough for a message of any size.
 const (
-	frameTimeout = 14 * time.Second
+	frameTimeout = 13 * time.Second
 	frameRate    = 16 << 10 // bytes a second
 )
 

@@ -10,7 +10,7 @@ import (
 // A peer that does not take writePiece bytes within writeDeadline, while the
 // kernel's buffers are full, is cut.
 const (
-	writeDeadline = 14 * time.Second
+	writeDeadline = 13 * time.Second
 	writePiece    = 16 << 10 // what fits one TLS record
 )
 

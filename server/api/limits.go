@@ -15,11 +15,12 @@ import (
 // Time limits of the listener. A client that is slow with its headers, its
 // body or with reading its answer is cut within 15 seconds: net/http lingers
 // half a second after a body that came too late, and crypto/tls waits 5
-// seconds more to say goodbye to a client that does not read.
+// seconds more to say goodbye to a client that does not read. The rest is for a
+// machine that is busy.
 const (
 	ReadHeaderTimeout = 10 * time.Second
-	ReadTimeout       = 14 * time.Second // headers and body together
-	WriteTimeout      = 9 * time.Second  // for the client to read an answer, once there is one
+	ReadTimeout       = 13 * time.Second // headers and body together
+	WriteTimeout      = 8 * time.Second  // for the client to read an answer, once there is one
 	IdleTimeout       = 75 * time.Second // between requests of a connection
 	MaxHeaderBytes    = 16 << 10
 )
@@ -28,7 +29,7 @@ const (
 // middle of a frame cannot answer a ping, and one that takes nothing lets no
 // byte be written: both are cut within 15 seconds too.
 const (
-	pingHTTP2After  = 8 * time.Second // without a frame
+	pingHTTP2After  = 7 * time.Second // without a frame
 	pingHTTP2Within = 6 * time.Second
 )
 
