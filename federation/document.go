@@ -98,11 +98,20 @@ func (d *Document) Pin() [32]byte { return sha256.Sum256(d.IdentityKey()) }
 
 // IdentityKey is the identity's public key.
 func (d *Document) IdentityKey() ed25519.PublicKey {
-	k, _ := b64.DecodeString(d.Identity)
+	k, _ := decode64(d.Identity)
 	return k
 }
 
 var b64 = base64.RawURLEncoding.Strict()
+
+// decode64 reads base64url without padding. The library ignores line ends, which
+// would give one value many spellings.
+func decode64(s string) ([]byte, error) {
+	if i := strings.IndexAny(s, "\r\n"); i >= 0 {
+		return nil, base64.CorruptInputError(i)
+	}
+	return b64.DecodeString(s)
+}
 
 // Sign signs the document with the identities and returns it as it travels.
 // The first key is the document's identity; a second one is the previous
@@ -142,7 +151,7 @@ func ParseDocument(raw []byte) (*Document, error) {
 	if err := strictJSON(raw, &s); err != nil {
 		return nil, clearbox.Wrap(clearbox.CodeBadRequest, "the server document is not readable", err)
 	}
-	payload, err := b64.DecodeString(s.Payload)
+	payload, err := decode64(s.Payload)
 	if err != nil || len(s.Signatures) == 0 || len(s.Signatures) > 4 {
 		return nil, badDocument("the server document is not readable")
 	}
@@ -167,8 +176,8 @@ func (d *Document) verify(payload []byte, signatures []documentSignature) error 
 		if s.Alg != "ed25519" {
 			continue
 		}
-		key, err1 := b64.DecodeString(s.Key)
-		sig, err2 := b64.DecodeString(s.Sig)
+		key, err1 := decode64(s.Key)
+		sig, err2 := decode64(s.Sig)
 		if err1 != nil || err2 != nil || len(key) != ed25519.PublicKeySize || !ed25519.Verify(key, signed, sig) {
 			return clearbox.Errorf(clearbox.CodeBadSignature, "a signature of the server document is wrong")
 		}
@@ -232,7 +241,7 @@ func (d *Document) FedSign(kid string, now time.Time) (ed25519.PublicKey, bool) 
 	for i := range d.Keys {
 		k := &d.Keys[i]
 		if k.KID == kid && k.Purpose == PurposeFedSign && k.NotBefore <= from && k.Expires >= until {
-			x, err := b64.DecodeString(k.X)
+			x, err := decode64(k.X)
 			return x, err == nil
 		}
 	}
@@ -249,7 +258,7 @@ func (d *Document) checkFields() error {
 	if _, err := clearbox.ParseServerName(string(d.Server)); err != nil {
 		return err
 	}
-	if k, err := b64.DecodeString(d.Identity); err != nil || len(k) != ed25519.PublicKeySize {
+	if k, err := decode64(d.Identity); err != nil || len(k) != ed25519.PublicKeySize {
 		return badDocument("the identity key of the server document has 32 bytes")
 	}
 	if d.Seq < 1 || d.Issued < 1 || d.Expires <= d.Issued {
@@ -280,7 +289,7 @@ func (d *Document) checkFields() error {
 		if !known {
 			continue
 		}
-		if x, err := b64.DecodeString(k.X); k.Kty != "OKP" || k.Crv != rule.curve || err != nil || len(x) != 32 {
+		if x, err := decode64(k.X); k.Kty != "OKP" || k.Crv != rule.curve || err != nil || len(x) != 32 {
 			return badDocument("a key of the server document does not fit its purpose")
 		}
 	}

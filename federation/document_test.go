@@ -181,6 +181,7 @@ func TestDocumentRefused(t *testing.T) {
 		"endpoint user":   change(func(d *federation.Document) { d.Endpoints[0].URL = "https://u@a.test" }),
 		"endpoint port":   change(func(d *federation.Document) { d.Endpoints[0].URL = "https://a.test:443" }),
 		"no key":          change(func(d *federation.Document) { d.Keys = nil }),
+		"a line end":      change(func(d *federation.Document) { d.Keys[0].X = d.Keys[0].X[:8] + "\n" + d.Keys[0].X[8:] }),
 		"short key":       change(func(d *federation.Document) { d.Keys[0].X = "AAAA" }),
 		"another curve":   change(func(d *federation.Document) { d.Keys[0].Crv = "X25519" }),
 		"key id":          change(func(d *federation.Document) { d.Keys[0].KID = "a b" }),

@@ -209,7 +209,7 @@ func (d *Document) SenderRoots(accepted clearbox.Millis) []curve.PublicKey {
 		if k.Purpose != PurposeSenderCert || k.NotBefore > accepted+slack || k.Expires < accepted-slack {
 			continue
 		}
-		if x, err := b64.DecodeString(k.X); err == nil && len(x) == 32 {
+		if x, err := decode64(k.X); err == nil && len(x) == 32 {
 			roots = append(roots, curve.PublicKey(x))
 		}
 	}

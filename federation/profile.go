@@ -298,7 +298,7 @@ func parseSignatureValue(header string) ([]byte, error) {
 
 // nonceBytes reads a nonce: 128 bits in base64url, canonical.
 func nonceBytes(s string) ([]byte, error) {
-	b, err := b64.DecodeString(s)
+	b, err := decode64(s)
 	if err != nil || len(b) != 16 {
 		return nil, fault(FaultForm)
 	}

@@ -92,6 +92,9 @@ func parsePHC(s string) (passwordHash, error) {
 	if h.cost.MemoryKiB == 0 || h.cost.Iterations == 0 || h.cost.Lanes == 0 {
 		return h, errPHC
 	}
+	if strings.ContainsAny(s, "\r\n") { // which the decoder would ignore
+		return h, errPHC
+	}
 	var err1, err2 error
 	h.salt, err1 = phcBase64.DecodeString(part[4])
 	h.key, err2 = phcBase64.DecodeString(part[5])

@@ -122,6 +122,7 @@ func TestStoredHashThatIsDamaged(t *testing.T) {
 func FuzzStoredHash(f *testing.F) {
 	f.Add("$argon2id$v=19$m=64,t=1,p=1$MTIzNDU2Nzg$MTIzNDU2NzgxMjM0NTY3ODEyMzQ1Njc4MTIzNDU2Nzg")
 	f.Add("$argon2id$v=19$m=,t=1,p=1$$")
+	f.Add("$argon2id$v=19$m=64,t=1,p=1$MTIzNDU2Nzg$MTIzNDU2NzgxMjM0NTY3O\n\nDEyMzQ1Njc4MTIzNDU2Nzg")
 	f.Fuzz(func(t *testing.T, s string) {
 		if again, err := auth.ReprintPHC(s); err == nil && again != s {
 			t.Fatalf("%q became %q", s, again)
