@@ -264,6 +264,32 @@ func (b *Brain) ChangePassword(ctx context.Context, old, new string) error {
 	return b.registered(ctx, s, &t)
 }
 
+// ResetPassword sets a new password with a code that an administrator gave out,
+// for one use, and begins a new session of this device; all others have ended.
+// CodeBadCredentials where the code is not valid, or no longer.
+func (b *Brain) ResetPassword(ctx context.Context, code, password string) error {
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	b.tokenMu.Lock()
+	defer b.tokenMu.Unlock()
+	refused := b.exchange(ctx, "POST", "/auth/reset", "", wire.PasswordReset{Code: code, New: password}, nil)
+	if refused != nil && clearbox.CodeOf(refused) != clearbox.CodeBadCredentials {
+		return refused
+	}
+	err = b.login(ctx, s, password)
+	switch {
+	case err == nil:
+		return nil // also where the code was used up by a call whose answer was lost
+	case refused != nil:
+		return refused
+	case clearbox.CodeOf(err) == clearbox.CodeBadCredentials:
+		return clearbox.Wrap(clearbox.CodeBadCredentials, "the code was for another account, which has this password now; this one still has its own", err)
+	}
+	return clearbox.Wrap(clearbox.CodeOf(err), "the new password is set, but there is no session yet: "+err.Error(), err)
+}
+
 // Devices asks the server for the account's devices.
 func (b *Brain) Devices(ctx context.Context) (*wire.Devices, error) {
 	out := new(wire.Devices)

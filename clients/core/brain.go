@@ -209,7 +209,10 @@ type Status struct {
 	Err     error // why the last connection ended, nil while online
 	Queued  int   // messages and receipts not yet at the own homeserver
 	Unshown int
-	Held    int // envelopes that wait for a changed identity to be accepted
+	// Failed is how many own messages were given up without anybody having been
+	// shown so yet: see Fates.
+	Failed int
+	Held   int // envelopes that wait for a changed identity to be accepted
 	// Receipts tells that delivered receipts for accepted contacts are still
 	// collected.
 	Receipts bool
@@ -225,6 +228,20 @@ func (b *Brain) Status(ctx context.Context) (Status, error) {
 				return err
 			}
 			*n = len(entries)
+		}
+		failed, err := r.List(Range{Prefix: prefixFate})
+		if err != nil {
+			return err
+		}
+		st.Failed = 0
+		for _, e := range failed {
+			m, err := load[Message](r, prefixMsg+string(e.Value)+"/"+e.Key[len(prefixFate):])
+			if err != nil {
+				return err
+			}
+			if m != nil && m.State == StateFailed {
+				st.Failed++
+			}
 		}
 		waiting, err := heads(r, prefixRcpt)
 		for _, uuid := range waiting {

@@ -94,6 +94,46 @@ func (w *world) doRefresh(body []byte) (any, error) {
 	return w.tokens(s), nil
 }
 
+// revokeAll ends every session of user; the caller holds mu.
+func (w *world) revokeAll(user clearbox.UserID) {
+	for _, s := range w.access {
+		s.revoked = s.revoked || s.user == user
+	}
+}
+
+func (w *world) reset(body []byte) error {
+	r, err := decode[wire.PasswordReset](body)
+	if err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for user, acc := range w.accounts {
+		if acc.reset == r.Code {
+			acc.reset, acc.password = "", r.New
+			w.revokeAll(user)
+			return nil
+		}
+	}
+	return refusal(clearbox.CodeBadCredentials)
+}
+
+func (w *world) changePassword(s *session, body []byte) (any, error) {
+	c, err := decode[wire.PasswordChange](body)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	acc := w.accounts[s.user]
+	if acc.password != c.Old {
+		return nil, refusal(clearbox.CodeBadCredentials)
+	}
+	acc.password = c.New
+	w.revokeAll(s.user)
+	return w.tokens(&session{user: s.user, device: s.device, used: map[string]bool{}}), nil
+}
+
 func (w *world) revoke(s *session) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

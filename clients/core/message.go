@@ -119,8 +119,12 @@ func advance(tx Tx, self *self, id clearbox.MessageID, state State, reason clear
 	}
 	switch {
 	case state.rank() > m.State.rank():
+		was := m.State
 		m.State, m.Reason = state, reason
 		m.Delayed = delayed && state == StateAtServer
+		if err := noteFate(tx, m, was); err != nil {
+			return false, err
+		}
 	case state == StateAtServer && m.State == StateAtServer && delayed && !m.Delayed:
 		m.Delayed = true
 	default:
@@ -189,15 +193,20 @@ func (b *Brain) lines(ctx context.Context, rng Range) (out []Message, err error)
 // Unshown gives up to limit incoming lines of all conversations that MarkShown
 // has not named yet, in their order.
 func (b *Brain) Unshown(ctx context.Context, limit int) ([]Message, error) {
-	var out []Message
-	err := b.vault.View(ctx, func(r Reader) error {
+	return b.listed(ctx, prefixNew, limit)
+}
+
+// listed gives the lines that the keys with prefix name by their order, each
+// with the conversation as its value.
+func (b *Brain) listed(ctx context.Context, prefix string, limit int) (out []Message, err error) {
+	err = b.vault.View(ctx, func(r Reader) error {
 		out = nil
-		entries, err := r.List(Range{Prefix: prefixNew, Limit: limit})
+		entries, err := r.List(Range{Prefix: prefix, Limit: limit})
 		if err != nil {
 			return err
 		}
 		for _, e := range entries {
-			order, err := strconv.ParseUint(e.Key[len(prefixNew):], 16, 64)
+			order, err := strconv.ParseUint(e.Key[len(prefix):], 16, 64)
 			if err != nil {
 				return err
 			}
@@ -214,14 +223,21 @@ func (b *Brain) Unshown(ctx context.Context, limit int) ([]Message, error) {
 	return out, err
 }
 
-// MarkShown says that these lines were shown. A process that dies between
-// showing and marking shows them again.
+// MarkShown says that these lines were shown as they stand here, own ones
+// included. A process that dies between showing and marking shows them again.
 func (b *Brain) MarkShown(ctx context.Context, lines ...Message) error {
 	if len(lines) == 0 {
 		return nil
 	}
 	return b.vault.Update(ctx, func(tx Tx) error {
-		for _, m := range lines {
+		for i := range lines {
+			m := &lines[i]
+			if m.Outgoing {
+				if err := fateShown(tx, m); err != nil {
+					return err
+				}
+				continue
+			}
 			if err := tx.Delete(newKey(m.Order)); err != nil {
 				return err
 			}

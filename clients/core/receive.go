@@ -86,8 +86,11 @@ func (b *Brain) actOn(got arrivals) {
 
 // readNotice moves an own message on by what the server reports.
 func (b *Brain) readNotice(tx Tx, s *self, n *wire.Notice, got *arrivals) error {
+	m, _, err := findMessage(tx, s.uuid, n.ID)
+	if err != nil || m == nil || m.Conversation != n.Recipient {
+		return err // not about a message that was written here to that person
+	}
 	var changed bool
-	var err error
 	switch n.Kind {
 	case wire.NoticeDelayed:
 		changed, err = advance(tx, s, n.ID, StateAtServer, "", true)

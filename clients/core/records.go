@@ -26,6 +26,7 @@ import (
 //	msg/<uuid>/<order>          message in the conversation with uuid
 //	id/<uuid>/<message id>      where the message with that sender and id is
 //	new/<order>                 incoming messages not shown yet
+//	fate/<order>                own messages that ended in a way nobody was shown yet
 //	out/<uuid>/<order>          what is to be sent to uuid
 //	await/<message id>          own messages whose fate the server still knows better
 //	receipt/<uuid>/<message id> delivered receipts not yet sent
@@ -39,6 +40,7 @@ const (
 	prefixMsg    = "msg/"
 	prefixID     = "id/"
 	prefixNew    = "new/"
+	prefixFate   = "fate/"
 	prefixOut    = "out/"
 	prefixAwait  = "await/"
 	prefixHeld   = "held/"
@@ -54,7 +56,8 @@ func messageKey(uuid string, order uint64) string {
 func outKey(uuid string, order uint64) string {
 	return fmt.Sprintf("%s%s/%016x", prefixOut, uuid, order)
 }
-func newKey(order uint64) string { return fmt.Sprintf("%s%016x", prefixNew, order) }
+func newKey(order uint64) string  { return fmt.Sprintf("%s%016x", prefixNew, order) }
+func fateKey(order uint64) string { return fmt.Sprintf("%s%016x", prefixFate, order) }
 func heldKey(uuid string, order uint64) string {
 	return fmt.Sprintf("%s%s/%016x", prefixHeld, uuid, order)
 }

@@ -44,6 +44,7 @@ type account struct {
 	list      []byte
 	parsed    *keys.DeviceList
 	password  string
+	reset     string // code that sets a new one, once
 	devices   map[clearbox.DeviceID]*device
 	sent      map[clearbox.MessageID]*submitted
 	withdrawn []int
@@ -187,6 +188,8 @@ func (w *world) serve(ctx context.Context, server clearbox.ServerName, req core.
 		return w.login(server, req.Body)
 	case "POST /auth/refresh":
 		return w.doRefresh(req.Body)
+	case "POST /auth/reset":
+		return nil, w.reset(req.Body)
 	}
 	w.mu.Lock()
 	s := w.access[req.Token]
@@ -203,6 +206,8 @@ func (w *world) serve(ctx context.Context, server clearbox.ServerName, req core.
 	case "POST /auth/logout":
 		w.revoke(s)
 		return nil, nil
+	case "POST /auth/password":
+		return w.changePassword(s, req.Body)
 	case "GET /devices":
 		return w.ownDevices(s)
 	case "PUT /devices/list":

@@ -1,0 +1,47 @@
+package core
+
+import "context"
+
+// Fates gives own messages of all conversations whose end nobody was shown
+// yet, in the order in which they were written: those that were given up, with
+// the reason, and those that arrived after all once their failure had been
+// shown. They stay until MarkShown names them, through any restart, so that a
+// failure is told however late it comes, and once.
+func (b *Brain) Fates(ctx context.Context) ([]Message, error) {
+	return b.listed(ctx, prefixFate, 0)
+}
+
+// noteFate keeps in mind that m, which was in state was, is to be shown.
+func noteFate(tx Tx, m *Message, was State) error {
+	key, uuid := fateKey(m.Order), []byte(uuidOfUser(m.Conversation))
+	if m.State == StateFailed {
+		return tx.Put(key, uuid)
+	}
+	if was != StateFailed {
+		return nil
+	}
+	unseen, err := optional(tx.Get(key))
+	if err != nil {
+		return err
+	}
+	if unseen != nil {
+		return tx.Delete(key) // nobody saw the failure, which was no failure
+	}
+	return tx.Put(key, uuid)
+}
+
+// fateShown forgets that m is to be shown, if how it was shown is still true.
+func fateShown(tx Tx, m *Message) error {
+	uuid := uuidOfUser(m.Conversation)
+	now, err := load[Message](tx, messageKey(uuid, m.Order))
+	if err != nil || now == nil {
+		return err
+	}
+	switch {
+	case now.State == m.State:
+		return tx.Delete(fateKey(m.Order))
+	case m.State == StateFailed: // it was shown as failed, and arrived meanwhile
+		return tx.Put(fateKey(m.Order), []byte(uuid))
+	}
+	return nil
+}
