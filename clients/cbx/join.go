@@ -12,6 +12,7 @@ import (
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/clients/cbx/vault"
 	"github.com/clearbox-im/clearbox/clients/core"
+	"github.com/clearbox-im/clearbox/clients/core/memvault"
 	"github.com/clearbox-im/clearbox/server/wire"
 )
 
@@ -79,8 +80,13 @@ func (c *joinCommand) invitation(a *app) (invitation, error) {
 	return in, nil
 }
 
-// Run makes the account. It may be repeated after a failure: the keys made
-// first are kept and used.
+// Help is the long help.
+func (joinCommand) Help() string {
+	return `Asks the server for its privacy notice, and you for a name, a password of the account, and a passphrase that locks keys and messages on this device (or --key-file, for scripts). Nothing is left behind when the server refuses; when its answer is lost, the same command goes on where it was.`
+}
+
+// Run makes the account. The server is asked before the person is, and nothing
+// is written before both have answered.
 func (c *joinCommand) Run(ctx context.Context, a *app) error {
 	in, err := c.invitation(a)
 	if err != nil {
@@ -88,41 +94,55 @@ func (c *joinCommand) Run(ctx context.Context, a *app) error {
 	}
 	given := &settings{ServerURL: in.serverURL}
 	if a.CA != "" {
-		if given.CA, err = os.ReadFile(a.CA); err != nil {
+		if given.CA, err = a.readCA(); err != nil {
 			return err
 		}
 	}
-	v, err := a.openVault(ctx, true)
-	if errors.Is(err, vault.ErrExists) {
-		v, err = a.openVault(ctx, false)
-	}
+	dir, err := a.dir()
 	if err != nil {
 		return err
 	}
-	if err := joined(ctx, v); err != nil {
-		_ = v.Close() // nothing was changed
-		return err
-	}
-	p, err := a.over(ctx, v, given)
-	if err != nil {
-		_ = v.Close() // the first error is the one to tell
-		return err
-	}
-	defer p.close()
-	r, err := c.registration(ctx, a, p.brain, in)
+	known, notice, err := c.discover(ctx, in, given)
 	if err != nil {
 		return err
 	}
-	if err := p.brain.Register(ctx, *r); err != nil {
-		return err
+	j := joining{app: a, command: c, given: given, notice: notice, server: known.Server}
+	if vault.Exists(dir) { // of an account, or of an attempt whose answer was lost
+		if j.vault, err = a.openVault(ctx, false); err != nil {
+			return err
+		}
+		if err := joined(ctx, j.vault); err != nil {
+			_ = j.vault.Close() // nothing was changed
+			return err
+		}
 	}
-	who, err := p.brain.Profile()
+	err = j.run(ctx, in)
+	return errors.Join(err, j.end(err))
+}
+
+// discover asks the server for its name and notice, with nothing to remember it by.
+func (c *joinCommand) discover(ctx context.Context, in invitation, given *settings) (*wire.WellKnown, *wire.PrivacyNotice, error) {
+	net, err := given.dial()
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	a.say(map[string]any{"type": "joined", "address": who.Address.String(), "user": who.User, "device": who.Device},
-		"You are %s. Tell others to write to that address.", who.Address)
-	return nil
+	defer net.Close()
+	stranger, err := core.New(ctx, &memvault.Vault{}, net, core.Options{})
+	if err != nil {
+		return nil, nil, err
+	}
+	known, err := stranger.Discover(ctx)
+	if clearbox.CodeOf(err) == clearbox.CodeUnavailable {
+		return nil, nil, advise(err, "Nothing was changed. Check the link, and that "+in.serverURL+" answers; a certificate of one's own needs --ca FILE.")
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	if in.server != "" && known.Server != in.server {
+		return nil, nil, clearbox.Errorf(clearbox.CodeBadSignature, "that server is %s and not %s", known.Server, in.server)
+	}
+	notice, err := stranger.Notice(ctx)
+	return known, notice, err
 }
 
 // joined refuses a vault that has an account already.
@@ -137,58 +157,171 @@ func joined(ctx context.Context, v core.Vault) error {
 	return nil
 }
 
-// registration asks the server for its name and notice, and the person for
-// the rest.
-func (c *joinCommand) registration(ctx context.Context, a *app, b *core.Brain, in invitation) (*core.Registration, error) {
-	known, err := b.Discover(ctx)
+// joining is one attempt.
+type joining struct {
+	*app
+	command *joinCommand
+	given   *settings
+	notice  *wire.PrivacyNotice
+	server  clearbox.ServerName
+
+	vault   *vault.Vault
+	made    bool // the vault is of this attempt
+	keyMade bool // and the key file too
+	profile *profile
+	asked   bool // the server may have made the account
+}
+
+func (j *joining) run(ctx context.Context, in invitation) error {
+	consents, err := j.command.acknowledge(ctx, j.app, j.notice)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if in.server != "" && known.Server != in.server {
-		return nil, clearbox.Errorf(clearbox.CodeBadSignature, "that server is %s and not %s", known.Server, in.server)
-	}
-	notice, err := b.Notice(ctx)
-	if err != nil {
-		return nil, err
-	}
-	consents, err := c.acknowledge(a, notice)
-	if err != nil {
-		return nil, err
-	}
-	name := c.Name
-	if name == "" {
-		if !a.asker.interactive() {
-			return nil, usage("nobody can be asked for a name: use --name")
-		}
-		if name, err = a.asker.answer("Your name here, before @" + string(known.Server)); err != nil {
-			return nil, err
-		}
-	}
-	handle, err := clearbox.ParseHandle(name)
-	if err != nil {
-		return nil, err
-	}
-	password, err := a.password("Password for your account", true)
-	if err != nil {
-		return nil, err
-	}
-	return &core.Registration{
-		Server: known.Server, Handle: handle, Password: password, Invite: in.code, DeviceName: c.DeviceName,
-		Notice:   wire.NoticeAck{Version: notice.Version, Hash: notice.Hash, Language: notice.Language},
+	r := core.Registration{
+		Server: j.server, Invite: in.code, DeviceName: j.command.DeviceName,
+		Notice:   wire.NoticeAck{Version: j.notice.Version, Hash: j.notice.Hash, Language: j.notice.Language},
 		Consents: consents,
-	}, nil
+	}
+	if r.Handle, err = j.handle(ctx, j.command.Name); err != nil {
+		return err
+	}
+	if r.Password, err = j.accountPassword(ctx); err != nil {
+		return err
+	}
+	if j.vault == nil {
+		if err := j.makeVault(ctx); err != nil {
+			return err
+		}
+	}
+	if j.profile, err = j.over(ctx, j.vault, j.given); err != nil {
+		return err
+	}
+	for {
+		err = j.profile.brain.Register(ctx, r)
+		j.asked = j.asked || err == nil || unanswered(ctx, err)
+		again, askErr := j.mend(ctx, &r, err)
+		if askErr != nil {
+			return askErr
+		}
+		if !again {
+			break
+		}
+	}
+	if err != nil {
+		if j.asked {
+			err = advise(err, "It is not known whether the server made the account. Give the same command again: it goes on where it was.")
+		}
+		return err
+	}
+	who, err := j.profile.brain.Profile()
+	if err != nil {
+		return err
+	}
+	j.say(map[string]any{"type": "joined", "address": who.Address.String(), "user": who.User, "device": who.Device},
+		"You are %s. Tell others to write to that address.", who.Address)
+	return nil
+}
+
+// unanswered tells whether a request may have reached the server all the same.
+func unanswered(ctx context.Context, err error) bool {
+	code := clearbox.CodeOf(err)
+	return err != nil && (ctx.Err() != nil || code == clearbox.CodeUnavailable || code == clearbox.CodeInternal)
+}
+
+// mend lets a person correct what the server refused, and tells whether to try
+// again.
+func (j *joining) mend(ctx context.Context, r *core.Registration, refused error) (again bool, err error) {
+	if refused == nil || !j.asker.interactive() {
+		return false, nil
+	}
+	code := clearbox.CodeOf(refused)
+	switch {
+	case j.command.Name == "" && (code == clearbox.CodeHandleTaken || code == clearbox.CodeBadHandle):
+		fmt.Fprintln(j.stderr, "cbx:", refused)
+		r.Handle, err = j.handle(ctx, "")
+	case j.PasswordFile == "" && faultIn(refused, "/password"):
+		fmt.Fprintln(j.stderr, "cbx:", refused)
+		r.Password, err = j.accountPassword(ctx)
+	default:
+		return false, nil
+	}
+	return err == nil, err
+}
+
+func (j *joining) accountPassword(ctx context.Context) (string, error) {
+	return j.password(ctx, "A password for your account at "+string(j.server)+", at least 10 characters", true)
+}
+
+// handle checks a name that was given, or asks until one is well formed.
+func (j *joining) handle(ctx context.Context, name string) (clearbox.Handle, error) {
+	if name != "" {
+		return clearbox.ParseHandle(name)
+	}
+	if !j.asker.interactive() {
+		return "", usage("nobody can be asked for a name: use --name")
+	}
+	for {
+		name, err := j.asker.answer(ctx, "Your name here, before @"+string(j.server))
+		if err != nil {
+			return "", err
+		}
+		h, err := clearbox.ParseHandle(name)
+		if err == nil {
+			return h, nil
+		}
+		fmt.Fprintln(j.stderr, "cbx:", err)
+	}
+}
+
+func (j *joining) makeVault(ctx context.Context) (err error) {
+	if j.KeyFile != "" {
+		_, statErr := os.Stat(j.KeyFile)
+		j.keyMade = errors.Is(statErr, os.ErrNotExist)
+	}
+	j.vault, err = j.openVault(ctx, true)
+	j.made = err == nil
+	return err
+}
+
+// end closes what is open, and removes what this attempt made unless there may
+// be an account that needs it.
+func (j *joining) end(failed error) error {
+	if j.profile != nil && j.profile.net != nil {
+		j.profile.net.Close()
+	}
+	if failed == nil || j.asked || !j.made {
+		if j.vault != nil {
+			_ = j.vault.Close() // everything in it is synced
+		}
+		if failed != nil && j.keyMade && !j.made && !j.asked {
+			return removeIfThere(j.KeyFile)
+		}
+		return nil
+	}
+	err := j.vault.Destroy()
+	if j.keyMade {
+		err = errors.Join(err, removeIfThere(j.KeyFile))
+	}
+	return err
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return err
+	}
+	return nil
 }
 
 // acknowledge shows the privacy notice and asks for each purpose that needs
 // consent, where there is somebody to ask. Silence is no consent.
-func (c *joinCommand) acknowledge(a *app, n *wire.PrivacyNotice) (consents []string, err error) {
+func (c *joinCommand) acknowledge(ctx context.Context, a *app, n *wire.PrivacyNotice) (consents []string, err error) {
 	for _, want := range c.Consent {
 		if !slices.ContainsFunc(n.Purposes, func(p wire.Purpose) bool { return p.Name == want }) {
-			return nil, usage("the server asks no consent for %q", want)
+			return nil, usage("the server asks no consent for %q; it asks for: %s", want, purposeNames(n.Purposes))
 		}
 	}
 	if !a.JSON || a.asker.interactive() {
-		fmt.Fprintf(a.stderr, "%s\n\n", clean(n.Text))
+		fmt.Fprintf(a.stderr, "%s\n\n", strings.TrimSpace(clean(n.Text)))
 	}
 	if c.AcceptNotice {
 		return c.Consent, nil
@@ -196,22 +329,24 @@ func (c *joinCommand) acknowledge(a *app, n *wire.PrivacyNotice) (consents []str
 	if !a.asker.interactive() {
 		return nil, clearbox.Errorf(clearbox.CodeNoticeRequired, "the privacy notice must be acknowledged: --accept-notice, once its owner has read it")
 	}
-	if yes, err := a.yes("Have you read this privacy notice? (yes/no)"); err != nil || !yes {
+	if yes, err := a.yes(ctx, "Have you read this privacy notice? (yes/no)"); err != nil || !yes {
 		if err == nil {
 			err = clearbox.Errorf(clearbox.CodeNoticeRequired, "without that there is no account")
 		}
 		return nil, err
 	}
 	consents = c.Consent
-	for _, p := range n.Purposes {
-		if slices.Contains(consents, p.Name) {
-			continue
+	open := slices.DeleteFunc(slices.Clone(n.Purposes), func(p wire.Purpose) bool { return slices.Contains(consents, p.Name) })
+	if len(open) > 0 {
+		fmt.Fprintf(a.stderr, "\n%d things need your consent. Each stays off unless you say yes; Enter says no.\n", len(open))
+	}
+	for i, p := range open {
+		text := p.Text
+		if text == "" {
+			text = "The server does not say what this means."
 		}
-		text := p.Name
-		if p.Text != "" {
-			text += ": " + p.Text
-		}
-		yes, err := a.yes("Consent to " + clean(text) + "? You can withdraw it at any time. (yes/no)")
+		fmt.Fprintf(a.stderr, "\n%d. %s: %s\n", i+1, clean(p.Name), clean(text))
+		yes, err := a.yes(ctx, "Do you consent? (yes/no)")
 		if err != nil {
 			return nil, err
 		}
@@ -222,37 +357,27 @@ func (c *joinCommand) acknowledge(a *app, n *wire.PrivacyNotice) (consents []str
 	return consents, nil
 }
 
-func (a *app) yes(question string) (bool, error) {
-	answer, err := a.asker.answer(question)
-	return strings.EqualFold(answer, "yes") || strings.EqualFold(answer, "y"), err
+func purposeNames(purposes []wire.Purpose) string {
+	var names []string
+	for _, p := range purposes {
+		names = append(names, p.Name)
+	}
+	return clean(strings.Join(names, ", "))
 }
 
-type loginCommand struct{}
-
-// Run begins a new session with the password and the device's key.
-func (loginCommand) Run(ctx context.Context, a *app) error {
-	return a.with(ctx, func(p *profile) error {
-		password, err := a.password("Password", false)
+// yes asks until the answer is yes or no; nothing is no.
+func (a *app) yes(ctx context.Context, question string) (bool, error) {
+	for {
+		answer, err := a.asker.answer(ctx, question)
 		if err != nil {
-			return err
+			return false, err
 		}
-		if err := p.brain.Login(ctx, password); err != nil {
-			return err
+		switch strings.ToLower(answer) {
+		case "yes", "y":
+			return true, nil
+		case "no", "n", "":
+			return false, nil
 		}
-		a.say(map[string]string{"type": "logged_in"}, "Logged in.")
-		return nil
-	})
-}
-
-type logoutCommand struct{}
-
-// Run ends the session.
-func (logoutCommand) Run(ctx context.Context, a *app) error {
-	return a.with(ctx, func(p *profile) error {
-		err := p.brain.Logout(ctx)
-		if err == nil {
-			a.say(map[string]string{"type": "logged_out"}, "Logged out. Keys and messages stay on this device.")
-		}
-		return err
-	})
+		fmt.Fprintln(a.stderr, "Please answer yes or no.")
+	}
 }

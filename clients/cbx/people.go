@@ -301,7 +301,7 @@ func (c *statusCommand) Run(ctx context.Context, a *app) error {
 		}
 		out := map[string]any{
 			"type": "status", "address": who.Address.String(), "user": who.User, "device": who.Device, "device_name": who.Name,
-			"server_url": p.ServerURL, "queued": st.Queued, "unshown": st.Unshown, "held": st.Held,
+			"server_url": p.ServerURL, "queued": st.Queued, "unshown": st.Unshown, "held": st.Held, "failed": st.Failed,
 		}
 		reach, session := "not asked", "not asked"
 		if !c.Offline {
@@ -310,6 +310,9 @@ func (c *statusCommand) Run(ctx context.Context, a *app) error {
 		}
 		a.say(out, "%s, device %d (%s)\nserver:  %s: %s\nsession: %s\nqueue:   %d to send, %d new to read, %d held back",
 			who.Address, who.Device, clean(who.Name), p.ServerURL, reach, session, st.Queued, st.Unshown, st.Held)
+		if st.Failed > 0 && !a.JSON {
+			fmt.Fprintf(a.stdout, "failed:  %d not delivered; cbx recv says which and why, once\n", st.Failed)
+		}
 		return nil
 	})
 }

@@ -12,56 +12,11 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/term"
-
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/clients/cbx/network"
 	"github.com/clearbox-im/clearbox/clients/cbx/vault"
 	"github.com/clearbox-im/clearbox/clients/core"
 )
-
-// asker asks a person; a script is not asked.
-type asker interface {
-	// interactive tells whether there is a person to ask.
-	interactive() bool
-	// secret asks for something that is not shown while typed.
-	secret(prompt string) (string, error)
-	// answer asks for a line.
-	answer(prompt string) (string, error)
-}
-
-// terminal asks on the terminal that input comes from.
-type terminal struct {
-	in  *os.File
-	out io.Writer
-}
-
-func (t terminal) interactive() bool { return term.IsTerminal(int(t.in.Fd())) }
-
-func (t terminal) secret(prompt string) (string, error) {
-	fmt.Fprint(t.out, prompt, ": ")
-	b, err := term.ReadPassword(int(t.in.Fd()))
-	fmt.Fprintln(t.out)
-	return string(b), err
-}
-
-func (t terminal) answer(prompt string) (string, error) {
-	fmt.Fprint(t.out, prompt, ": ")
-	// A byte at a time: what follows the line belongs to somebody else.
-	var line []byte
-	for b := make([]byte, 1); ; {
-		n, err := t.in.Read(b)
-		if n == 1 && b[0] == '\n' {
-			return strings.TrimSpace(string(line)), nil
-		}
-		if err != nil {
-			return "", err
-		}
-		if line = append(line, b[:n]...); len(line) > 4096 {
-			return "", errors.New("the answer is too long")
-		}
-	}
-}
 
 // settings is what cbx itself keeps in the vault.
 type settings struct {
@@ -70,6 +25,24 @@ type settings struct {
 }
 
 const keySettings = "cbx/settings"
+
+// dial gives the way to the server; nothing is connected yet.
+func (s *settings) dial() (*network.Client, error) {
+	base, err := network.ParseServerURL(s.ServerURL)
+	if err != nil {
+		return nil, err
+	}
+	return network.New(base, network.Options{CA: s.CA, UserAgent: "cbx/" + version})
+}
+
+// readCA reads the file that --ca names.
+func (a *app) readCA() ([]byte, error) {
+	b, err := os.ReadFile(a.CA)
+	if err != nil {
+		return nil, usage("the CA file cannot be read: %s", err)
+	}
+	return b, nil
+}
 
 // profile is an open vault with its brain.
 type profile struct {
@@ -135,21 +108,22 @@ func readSecret(path string) (string, error) {
 
 // secret finds what opens the vault. With create, a key file that is missing is
 // made, and a passphrase that is asked for is asked for twice.
-func (a *app) secret(create bool) (vault.Secret, error) {
+func (a *app) secret(ctx context.Context, create bool) (vault.Secret, error) {
 	if a.KeyFile != "" {
 		return a.keyFile(create)
 	}
 	if a.PassphraseFile != "" {
-		p, err := readSecret(a.PassphraseFile)
-		if err == nil && p == "" {
-			err = usage("%s holds no passphrase", a.PassphraseFile)
-		}
+		p, err := a.secretFile(a.PassphraseFile, "passphrase")
 		return vault.Secret{Passphrase: []byte(p)}, err
 	}
 	if !a.asker.interactive() {
 		return vault.Secret{}, usage("nobody can be asked for the passphrase: use --key-file or CBX_PASSPHRASE_FILE")
 	}
-	p, err := a.askSecret("Passphrase for this device's vault", create)
+	what := "Passphrase of this device's vault"
+	if create {
+		what = "A passphrase for this device: it locks your keys and messages on this computer, and nobody can reset it"
+	}
+	p, err := a.askSecret(ctx, what, create)
 	return vault.Secret{Passphrase: []byte(p)}, err
 }
 
@@ -166,6 +140,8 @@ func (a *app) keyFile(create bool) (vault.Secret, error) {
 		if err != nil {
 			return vault.Secret{}, err
 		}
+	} else if errors.Is(err, os.ErrNotExist) {
+		return vault.Secret{}, usage("there is no key file %s", a.KeyFile)
 	} else if err != nil {
 		return vault.Secret{}, err
 	}
@@ -191,40 +167,48 @@ func writeNew(path string, b []byte) error {
 	return err
 }
 
+// secretFile reads a file that must hold what it is called.
+func (a *app) secretFile(path, what string) (string, error) {
+	s, err := readSecret(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		err = usage("there is no file %s with the %s", path, what)
+	case err == nil && s == "":
+		err = usage("%s holds no %s", path, what)
+	}
+	return s, err
+}
+
 // askSecret asks for a secret, twice if it is a new one.
-func (a *app) askSecret(what string, twice bool) (string, error) {
-	one, err := a.asker.secret(what)
-	if err != nil {
-		return "", err
-	}
-	if one == "" {
-		return "", usage("it cannot be empty")
-	}
-	if twice {
-		two, err := a.asker.secret("The same again")
+func (a *app) askSecret(ctx context.Context, what string, twice bool) (string, error) {
+	for {
+		one, err := a.asker.secret(ctx, what)
 		if err != nil {
 			return "", err
 		}
-		if one != two {
-			return "", usage("the two are not the same")
+		if one == "" {
+			return "", usage("it cannot be empty")
 		}
+		if !twice {
+			return one, nil
+		}
+		two, err := a.asker.secret(ctx, "The same again")
+		if err != nil || one == two {
+			return one, err
+		}
+		fmt.Fprintln(a.stderr, "The two are not the same.")
 	}
-	return one, nil
 }
 
 // password gives the account's password: from the file, or asked for.
-func (a *app) password(what string, twice bool) (string, error) {
+func (a *app) password(ctx context.Context, what string, twice bool) (string, error) {
 	if a.PasswordFile != "" {
-		p, err := readSecret(a.PasswordFile)
-		if err == nil && p == "" {
-			err = usage("%s holds no password", a.PasswordFile)
-		}
-		return p, err
+		return a.secretFile(a.PasswordFile, "password")
 	}
 	if !a.asker.interactive() {
-		return "", usage("nobody can be asked for the password: use CBX_PASSWORD_FILE")
+		return "", usage("nobody can be asked for the password: use --password-file or CBX_PASSWORD_FILE")
 	}
-	return a.askSecret(what, twice)
+	return a.askSecret(ctx, what, twice)
 }
 
 // lockPatience is how long to wait for another process to finish with the vault.
@@ -237,11 +221,11 @@ func (a *app) openVault(ctx context.Context, create bool) (*vault.Vault, error) 
 		return nil, err
 	}
 	if !create {
-		if _, err := os.Stat(dir); errors.Is(err, os.ErrNotExist) {
+		if !vault.Exists(dir) {
 			return nil, vault.ErrAbsent // before anybody types a passphrase
 		}
 	}
-	secret, err := a.secret(create)
+	secret, err := a.secret(ctx, create)
 	if err != nil {
 		return nil, err
 	}
@@ -306,16 +290,13 @@ func (a *app) over(ctx context.Context, v *vault.Vault, given *settings) (*profi
 			p.ServerURL = a.ServerURL
 		}
 		if a.CA != "" {
-			if p.CA, err = os.ReadFile(a.CA); err != nil {
+			if p.CA, err = a.readCA(); err != nil {
 				return nil, err
 			}
 		}
 	}
-	base, err := network.ParseServerURL(p.ServerURL)
-	if err != nil {
-		return nil, err
-	}
-	if p.net, err = network.New(base, network.Options{CA: p.CA, UserAgent: "cbx/" + version}); err != nil {
+	var err error
+	if p.net, err = p.settings.dial(); err != nil {
 		return nil, err
 	}
 	opts := core.Options{Now: a.now, Random: a.random}
@@ -359,11 +340,39 @@ func (p *profile) running(ctx context.Context, fn func(context.Context) error) e
 	return err
 }
 
-// contact finds somebody by name@server or uid@server.
+// contact finds somebody by name@server or uid@server; a name alone is one at
+// the own server.
 func (p *profile) contact(ctx context.Context, name string) (core.Contact, error) {
+	who, err := p.brain.Profile()
+	if err != nil {
+		return core.Contact{}, err
+	}
+	if !strings.Contains(name, "@") {
+		name += "@" + string(who.Address.Server)
+	}
 	c, err := p.brain.Contact(ctx, name)
-	if clearbox.CodeOf(err) == clearbox.CodeNotFound {
-		return c, clearbox.Wrap(clearbox.CodeNotFound, "there is nobody called "+clean(name), err)
+	if err != nil {
+		err = notFound(name, who.Address.Server, err)
 	}
 	return c, err
+}
+
+// notFound says why nobody was found by an address that was looked up through
+// own, and what to do.
+func notFound(name string, own clearbox.ServerName, err error) error {
+	local, server, _ := strings.Cut(clean(name), "@")
+	switch code := clearbox.CodeOf(err); code {
+	case clearbox.CodeNotFound, clearbox.CodeRecipientUnavailable:
+		if server == string(own) {
+			return clearbox.Wrap(code, "there is nobody called "+local+"@"+server, err)
+		}
+		return clearbox.Wrap(code, fmt.Sprintf("nobody is called %s at %s, or they do not take messages", local, server), err)
+	case clearbox.CodeUnknownPeer, clearbox.CodePeerBlocked, clearbox.CodeNoRoutePolicy:
+		return advise(clearbox.Wrap(code, fmt.Sprintf("your server, %s, does not exchange messages with %s", own, server), err),
+			"Check the spelling after the @. If it is right, ask your administrator for a peering with "+server+".")
+	case clearbox.CodePeerUnreachable:
+		return advise(clearbox.Wrap(code, fmt.Sprintf("%s does not answer your server at the moment, so %s cannot be looked up", server, local), err),
+			"Nothing was queued: try again later.")
+	}
+	return err
 }

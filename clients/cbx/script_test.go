@@ -2,31 +2,37 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/json"
-	"encoding/pem"
-	"math/big"
-	"net"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
-	"sync"
+	"strconv"
+	"strings"
 	"testing"
-	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"go.uber.org/goleak"
 
 	"github.com/clearbox-im/clearbox"
-	"github.com/clearbox-im/clearbox/server"
-	"github.com/clearbox-im/clearbox/server/config"
 )
 
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"cbx": main})
+	testscript.Main(leakChecked{m}, map[string]func(){"cbx": main})
+}
+
+// leakChecked fails the tests if they leave goroutines behind: those of cbx are
+// processes of their own, so they are the homeserver's and the unit tests'.
+type leakChecked struct{ m *testing.M }
+
+// Run implements testscript.TestingM.
+func (l leakChecked) Run() int {
+	code := l.m.Run()
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	return code
 }
 
 // TestScripts runs cbx as a process against a real homeserver.
@@ -34,113 +40,17 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
-			env.Values[homeserverKey{}] = &homeserver{}
+			env.Values[townKey{}] = town{}
 			env.Setenv("HOME", env.WorkDir)
 			env.Setenv("GORACE", "atexit_sleep_ms=50") // each process would linger for a second under the race detector
 			// Secrets must be readable by their owner only; archives make 0666.
 			return os.WriteFile(filepath.Join(env.WorkDir, "password"), []byte("a wide blue river at dawn\n"), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"server": scriptServer, "field": scriptField, "edit": scriptEdit, "secret": scriptSecret,
+			"server": scriptServer, "peer": scriptPeer, "admin": scriptAdmin, "settled": scriptSettled,
+			"field": scriptField, "edit": scriptEdit, "secret": scriptSecret, "long": scriptLong,
 		},
 	})
-}
-
-type homeserverKey struct{}
-
-// homeserver is the real one, for a.test, on loopback.
-type homeserver struct {
-	address string // kept over restarts
-	stop    func()
-}
-
-// server start|stop runs the homeserver in this process, with its data in the
-// script's folder, and sets SERVER_URL and CBX_CA.
-func scriptServer(ts *testscript.TestScript, neg bool, args []string) {
-	h := ts.Value(homeserverKey{}).(*homeserver)
-	switch {
-	case neg || len(args) != 1:
-		ts.Fatalf("usage: server start|stop")
-	case args[0] == "stop":
-		h.stop()
-	default:
-		h.start(ts)
-		ts.Setenv("SERVER_URL", "https://"+h.address)
-		ts.Setenv("CBX_CA", ts.MkAbs("house/cert.pem"))
-	}
-}
-
-func (h *homeserver) start(ts *testscript.TestScript) {
-	dir := ts.MkAbs("house")
-	if h.address == "" {
-		h.address = "127.0.0.1:0"
-		ts.Check(os.MkdirAll(dir, 0o700))
-		for _, name := range []string{"root.key", "identity.key"} {
-			key, err := config.NewKeyFile(rand.Reader)
-			ts.Check(err)
-			ts.Check(os.WriteFile(filepath.Join(dir, name), key, 0o600))
-		}
-		ts.Check(writeCertificate(dir))
-	}
-	c := config.Default()
-	c.Server.Name, c.Server.DataDir = "a.test", filepath.Join(dir, "data")
-	c.Listen.Addresses = []string{h.address}
-	c.TLS.CertFile, c.TLS.KeyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
-	c.Keys.RootKeyFile, c.Keys.IdentityKeyFile = filepath.Join(dir, "root.key"), filepath.Join(dir, "identity.key")
-	c.Registration.Mode = "open"
-	c.Federation.Mode = "closed"
-	c.Passwords.Memory, c.Passwords.Iterations = 8<<20, 1
-	started := make(chan struct{})
-	s, err := server.New(context.Background(), c, server.Options{
-		Listen: func(network, address string) (net.Listener, error) {
-			l, err := net.Listen(network, address)
-			if err == nil && network == "tcp" {
-				h.address = l.Addr().String()
-			}
-			return l, err
-		},
-		Started: func() { close(started) },
-	})
-	ts.Check(err)
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan error, 1)
-	go func() { ended <- s.Run(ctx) }()
-	h.stop = sync.OnceFunc(func() {
-		cancel()
-		ts.Check(<-ended)
-	})
-	ts.Defer(h.stop)
-	select {
-	case <-started:
-	case err := <-ended:
-		ts.Fatalf("the server ended: %v", err)
-	}
-}
-
-// writeCertificate makes a certificate that is its own CA.
-func writeCertificate(dir string) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return err
-	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "a.test"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, DNSNames: []string{"a.test"},
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
-	if err != nil {
-		return err
-	}
-	private, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(filepath.Join(dir, "cert.pem"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600); err != nil {
-		return err
-	}
-	return os.WriteFile(filepath.Join(dir, "key.pem"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}), 0o600)
 }
 
 // field VARIABLE NAME takes a text out of the JSON that was just printed.
@@ -175,6 +85,19 @@ func scriptSecret(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: secret FILE TEXT")
 	}
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(args[1]), 0o600))
+}
+
+// long FILE N writes N times the letter x.
+func scriptLong(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 2 {
+		ts.Fatalf("usage: long FILE N")
+	}
+	n, err := strconv.Atoi(args[1])
+	ts.Check(err)
+	f, err := os.OpenFile(ts.MkAbs(args[0]), os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	ts.Check(err)
+	_, err = f.WriteString(strings.Repeat("x", n) + "\n")
+	ts.Check(errors.Join(err, f.Close()))
 }
 
 func TestParseLink(t *testing.T) {

@@ -265,6 +265,9 @@ func (c *connection) after(ctx context.Context, uuid, key string, err error) boo
 		return false
 	case passing(code) && (code != clearbox.CodeInternal || tries < 8):
 		c.later(uuid, tries, err)
+		if err := c.b.noteWaiting(ctx, key, code); err != nil {
+			c.fail(err)
+		}
 		return false
 	}
 	if err := c.b.giveUp(ctx, key, code); err != nil {
@@ -295,6 +298,38 @@ func (c *connection) later(uuid string, tries int, err error) {
 	c.mu.Lock()
 	c.notUntil[uuid] = c.b.opts.Now().Add(wait)
 	c.mu.Unlock()
+}
+
+// noteWaiting says at a queued message what it waits for, where it is not the
+// own server's connection.
+func (b *Brain) noteWaiting(ctx context.Context, key string, code clearbox.Code) error {
+	switch code {
+	case clearbox.CodePeerUnreachable, clearbox.CodeRateLimited, clearbox.CodeStoreFull:
+	default:
+		return nil
+	}
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	noted := false
+	err = b.vault.Update(ctx, func(tx Tx) error {
+		noted = false
+		it, err := load[outItem](tx, key)
+		if err != nil || it == nil {
+			return err
+		}
+		m, at, err := findMessage(tx, s.uuid, it.ID)
+		if err != nil || m == nil || m.State != StateQueued || m.Reason == code {
+			return err
+		}
+		noted, m.Reason = true, code
+		return save(tx, at, m)
+	})
+	if noted {
+		b.changed()
+	}
+	return err
 }
 
 // accepted takes an item out of the queue: the server has it.

@@ -61,6 +61,12 @@ type Vault struct {
 
 var _ core.Vault = (*Vault)(nil)
 
+// Exists tells whether there is a vault in dir.
+func Exists(dir string) bool {
+	_, err := os.Stat(filepath.Join(dir, logName))
+	return err == nil
+}
+
 // Open opens the vault in dir, or creates it there if opts says so. It gives
 // ErrLocked, ErrAbsent, ErrExists, ErrWrongKey, ErrRolledBack, ErrVersion or a
 // *CorruptError. The caller closes the vault.
@@ -111,6 +117,23 @@ func open(dir string, opts Options, step func(string) error) (_ *Vault, err erro
 		return nil, err
 	}
 	return v, nil
+}
+
+// Destroy closes the vault and removes its files for good, and its directory if
+// nothing else is in it.
+func (v *Vault) Destroy() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.err = ErrClosed
+	var failed error
+	for _, name := range []string{logName, newName, markName, lockName} {
+		if err := os.Remove(v.path(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+			failed = errors.Join(failed, err)
+		}
+	}
+	v.closeFiles()
+	_ = os.Remove(v.dir) // others' files stay where they are, with it
+	return failed
 }
 
 func (v *Vault) path(name string) string { return filepath.Join(v.dir, name) }

@@ -1,0 +1,94 @@
+package main
+
+import (
+	"strings"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/clients/core"
+)
+
+// reasons are the sentences for the codes that stand beside a message. SERVER is
+// replaced by the other side's homeserver.
+var reasons = map[clearbox.Code]string{
+	// Why it was given up, or waits.
+	clearbox.CodePeerBlocked:          "your server does not exchange messages with SERVER",
+	clearbox.CodeUnknownPeer:          "there is no peering between your server and SERVER",
+	clearbox.CodeNoRoutePolicy:        "your server's rules do not allow messages to SERVER",
+	clearbox.CodePeerUnreachable:      "SERVER could not be reached in time",
+	clearbox.CodePeerBacklogFull:      "SERVER cannot be reached and too much waits for it already",
+	clearbox.CodeRecipientUnavailable: "SERVER has nobody by that name, or they do not take messages",
+	clearbox.CodeNotFound:             "SERVER has nobody by that name",
+	clearbox.CodeMailboxFull:          "their mailbox is full",
+	clearbox.CodeExpired:              "none of their devices fetched it in time",
+	clearbox.CodeOutcomeUnknown:       "SERVER never said whether it took it; it may have arrived",
+	clearbox.CodeNoDevice:             "they have no device that could read it",
+	clearbox.CodeStaleDevices:         "their devices kept changing while it was sent",
+	clearbox.CodeIdentityChanged:      "their safety number changed and you have not accepted the new one",
+	clearbox.CodeBadSignature:         "their keys do not verify",
+	clearbox.CodeConflict:             "your server knows another message by the same number",
+	clearbox.CodeTooLarge:             "it is too long for your server",
+	clearbox.CodeForbidden:            "your server does not allow you to send it",
+	clearbox.CodeQuota:                "you have used up what your server allows you",
+	clearbox.CodeStoreFull:            "your server's disk is full",
+	clearbox.CodeRateLimited:          "you wrote more than your server takes at a time",
+	clearbox.CodeBadRequest:           "your server does not understand it; update cbx",
+	clearbox.CodeInternal:             "something is wrong at your server; its administrator can find it in the log",
+	// Why it cannot be read.
+	"misrouted":      "it was meant for somebody else",
+	"no_session":     "the keys for it are gone",
+	"not_authentic":  "it was altered on the way",
+	"not_understood": "its format is not known",
+}
+
+// waiting are the sentences where something is tried again.
+var waiting = map[clearbox.Code]string{
+	clearbox.CodePeerUnreachable: "SERVER does not answer your server; it is tried again",
+	clearbox.CodeRateLimited:     "you wrote more than your server takes at a time; it goes on in a moment",
+	clearbox.CodeStoreFull:       "your server's disk is full; it is tried again",
+}
+
+// reason says in a sentence what code means for a message to or from somebody at
+// server, with the code behind it for whoever helps.
+func reason(code clearbox.Code, server clearbox.ServerName) string {
+	text, ok := reasons[code]
+	if !ok {
+		return "reason " + string(code)
+	}
+	return sentence(text, code, server)
+}
+
+func sentence(text string, code clearbox.Code, server clearbox.ServerName) string {
+	return strings.ReplaceAll(text, "SERVER", string(server)) + " [" + string(code) + "]"
+}
+
+// explanation is the reason of a message in words, or empty.
+func explanation(m *core.Message) string {
+	if m.Reason == "" {
+		return ""
+	}
+	if text, ok := waiting[m.Reason]; ok && m.State == core.StateQueued {
+		return sentence(text, m.Reason, m.Conversation.Server)
+	}
+	return reason(m.Reason, m.Conversation.Server)
+}
+
+// stateText is an own message's state in words.
+func stateText(m *core.Message) string {
+	switch m.State {
+	case core.StateQueued:
+		if m.Reason != "" {
+			return "waiting: " + explanation(m)
+		}
+		return "queued on this device; it is sent when cbx runs and the server can be reached"
+	case core.StateAtServer:
+		if m.Delayed {
+			return "at my server; theirs cannot be reached and is tried again"
+		}
+		return "at my server"
+	case core.StateAtPeer:
+		return "at their server"
+	case core.StateFailed:
+		return "failed: " + explanation(m)
+	}
+	return string(m.State)
+}

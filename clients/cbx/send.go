@@ -1,0 +1,234 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/clients/core"
+)
+
+type sendCommand struct {
+	Address string        `arg:"" help:"Who to write to: name@server, or the name alone at your own server."`
+	Text    string        `arg:"" optional:"" help:"The message. Without it, or with -, it is read from standard input."`
+	Wait    string        `help:"How far to wait: ${enum}." enum:"none,server,peer,delivered" default:"server"`
+	Timeout time.Duration `help:"How long to wait." default:"30s"`
+	Lines   bool          `help:"Send each line of standard input as a message of its own."`
+}
+
+// Help is the long help.
+func (sendCommand) Help() string {
+	return `Once cbx says how far the message is, it is safe: do not send it again.
+  0  it is as far as --wait asked
+  3  it is not as far in time. It is queued on this device (your server cannot be reached), or waits at a server; it goes on by itself
+  8  nobody can be reached by that address; nothing was queued
+  9  it was given up; the reason was printed
+What fails later is told by recv, chat and status.`
+}
+
+// reached tells whether a state satisfies --wait.
+func (c *sendCommand) reached(s core.State) bool {
+	switch c.Wait {
+	case "none":
+		return true
+	case "server":
+		return s == core.StateAtServer || s == core.StateAtPeer || s == core.StateDelivered
+	case "peer":
+		return s == core.StateAtPeer || s == core.StateDelivered
+	}
+	return s == core.StateDelivered
+}
+
+// texts gives the messages to send, one by one.
+func (c *sendCommand) texts(a *app) func(func(string, error) bool) {
+	return func(yield func(string, error) bool) {
+		switch {
+		case c.Lines:
+			for text, err := range lines(a.stdin) {
+				if (text != "" || err != nil) && !yield(text, err) {
+					return
+				}
+			}
+		case c.Text != "" && c.Text != "-":
+			yield(c.Text, nil)
+		default:
+			b, err := io.ReadAll(io.LimitReader(a.stdin, core.MaxText+2))
+			yield(strings.TrimRight(string(b), "\r\n"), err)
+		}
+	}
+}
+
+// Run queues the messages, which are safe then, and waits as long as asked.
+func (c *sendCommand) Run(ctx context.Context, a *app) error {
+	if c.Lines && c.Text != "" {
+		return usage("--lines reads standard input; leave the text out")
+	}
+	return a.with(ctx, func(p *profile) error {
+		to, err := p.contact(ctx, c.Address)
+		if clearbox.CodeOf(err) == clearbox.CodeUnavailable {
+			return advise(clearbox.Wrap(clearbox.CodeUnavailable,
+				err.Error()+", and "+clean(c.Address)+" was never looked up on this device: nothing was queued", err), "Send it again later; cbx status shows whether the server answers.")
+		}
+		if err != nil {
+			return err
+		}
+		if (c.Lines || c.Text == "" || c.Text == "-") && a.asker.interactive() {
+			fmt.Fprintln(a.stderr, "Type the message; Ctrl-D at the beginning of a line ends it.")
+		}
+		if c.Wait == "none" && !c.Lines {
+			return c.queue(ctx, a, p, to, func(id clearbox.MessageID) { a.sent(ctx, p, id, c.Address) })
+		}
+		return p.running(ctx, func(ctx context.Context) error {
+			var waiting []clearbox.MessageID
+			unsent := c.queue(ctx, a, p, to, func(id clearbox.MessageID) { waiting = append(waiting, id) })
+			// What came before a line that cannot be sent is on its way all the same.
+			if err := c.await(ctx, a, p, waiting); err != nil || unsent == nil {
+				return err
+			}
+			return unsent
+		})
+	})
+}
+
+// queue gives the first error; a line that is too long is left out, the lines
+// behind it are not.
+func (c *sendCommand) queue(ctx context.Context, a *app, p *profile, to core.Contact, each func(clearbox.MessageID)) error {
+	var first error
+	for text, err := range c.texts(a) {
+		var m *core.Message
+		if err == nil {
+			m, err = p.brain.Send(ctx, to.User, text)
+		}
+		switch code := clearbox.CodeOf(err); {
+		case err == nil:
+			each(m.ID)
+		case c.Lines && (code == clearbox.CodeTooLarge || code == clearbox.CodeBadRequest):
+			if first == nil {
+				first = err
+			} else {
+				a.warn(string(code), err.Error())
+			}
+		default:
+			return err
+		}
+	}
+	return first
+}
+
+// sent prints the state of an own message, which is told then.
+func (a *app) sent(ctx context.Context, p *profile, id clearbox.MessageID, to string) {
+	m, err := p.brain.Message(ctx, id)
+	if err != nil {
+		return
+	}
+	a.say(sentLine{Type: "sent", ID: id, To: to, State: m.State, Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed}, "%s", stateText(m))
+	_ = p.brain.MarkShown(ctx, *m) // recv tells it again otherwise
+}
+
+// await waits until every message is as far as asked, or can get no further.
+func (c *sendCommand) await(ctx context.Context, a *app, p *profile, ids []clearbox.MessageID) error {
+	changed, stop := p.brain.Watch()
+	defer stop()
+	limit, cancel := context.WithTimeout(ctx, c.Timeout)
+	defer cancel()
+	line := lineState{a: a, p: p, back: "connected"}
+	said := map[clearbox.Code]bool{}
+	givenUp := 0
+	for {
+		var open []core.Message
+		for _, id := range ids {
+			m, err := p.brain.Message(ctx, id)
+			if err != nil {
+				return err
+			}
+			failed := m.State == core.StateFailed
+			if !failed && !c.reached(m.State) {
+				open = append(open, *m)
+				continue
+			}
+			if failed {
+				givenUp++
+			}
+			a.sent(ctx, p, id, c.Address)
+		}
+		ids = ids[:0]
+		queued := false
+		for _, m := range open {
+			ids = append(ids, m.ID)
+			queued = queued || m.State == core.StateQueued
+			if m.State == core.StateQueued && m.Reason != "" && !said[m.Reason] {
+				said[m.Reason] = true
+				a.warn(string(m.Reason), "waiting: "+explanation(&m))
+			}
+		}
+		if len(ids) == 0 {
+			break
+		}
+		if queued {
+			meanwhile := fmt.Sprintf("%s queued on this device and goes out when it answers. Trying for %s; Ctrl-C loses nothing", isOrAre(len(open)), c.Timeout)
+			if err := line.tell(ctx, meanwhile); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-changed:
+		case <-limit.Done():
+			if ctx.Err() != nil {
+				return ctx.Err()
+			}
+			for _, id := range ids {
+				a.sent(ctx, p, id, c.Address)
+			}
+			return c.short(open)
+		}
+	}
+	if givenUp > 0 {
+		return &stateError{text: "a message could not be delivered", givenUp: true}
+	}
+	return nil
+}
+
+func isOrAre(n int) string {
+	if n == 1 {
+		return "the message is"
+	}
+	return fmt.Sprintf("%d messages are", n)
+}
+
+// short is the error for messages that are safe, but not as far as was asked.
+func (c *sendCommand) short(open []core.Message) error {
+	waits := map[string]string{"server": "your server", "peer": "their server", "delivered": "their device"}[c.Wait]
+	text := "the message did not get as far as %s within %s; it stays queued where it is"
+	if len(open) > 1 {
+		text = fmt.Sprintf("%d messages", len(open)) + " did not get as far as %s within %s; they stay queued where they are"
+	}
+	err := &stateError{text: fmt.Sprintf(text, waits, c.Timeout)}
+	for _, m := range open {
+		if m.State != core.StateAtPeer {
+			return err
+		}
+	}
+	return advise(err, "Their server has it. That it was delivered is told only once they have accepted you or have written back.")
+}
+
+// away says why there is no connection to the own server; empty while there is
+// one, or while it is tried for the first time.
+func (p *profile) away(ctx context.Context) (string, error) {
+	st, err := p.brain.Status(ctx)
+	if err != nil || st.Online || st.Err == nil || errors.Is(st.Err, context.Canceled) {
+		return "", err
+	}
+	if clearbox.CodeOf(st.Err) == clearbox.CodeUnavailable {
+		return st.Err.Error(), nil
+	}
+	return "the server cannot be reached", nil
+}
+
+func (p *profile) online(ctx context.Context) bool {
+	st, err := p.brain.Status(ctx)
+	return err == nil && st.Online
+}
