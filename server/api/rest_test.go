@@ -57,6 +57,14 @@ func TestAccountOverHTTP(t *testing.T) {
 	if n.Hash != in.Notice.Hash || n.Version != in.Notice.Version {
 		t.Fatalf("notice %+v", n)
 	}
+	if len(n.Purposes) != len(auth.Purposes()) {
+		t.Fatalf("purposes %+v", n.Purposes)
+	}
+	for i, p := range n.Purposes {
+		if want := auth.Purposes()[i]; p.Name != string(want) || p.Text == "" || p.Text != want.Text(n.Language) {
+			t.Errorf("purpose %+v", p)
+		}
+	}
 	var tokens wire.Tokens
 	res := w.do("POST", "/auth/register", "", in)
 	res.into(t, &tokens)

@@ -104,7 +104,7 @@ func notice(c *call) error {
 	n := c.api.parts.Auth.Notice()
 	out := wire.PrivacyNotice{Version: n.Version, Hash: n.Hash, Language: n.Language, Text: n.Text}
 	for _, p := range auth.Purposes() {
-		out.Purposes = append(out.Purposes, wire.Purpose{Name: string(p)})
+		out.Purposes = append(out.Purposes, wire.Purpose{Name: string(p), Text: p.Text(n.Language)})
 	}
 	c.w.Header().Set("Cache-Control", "public, max-age=300")
 	return c.reply(http.StatusOK, out)

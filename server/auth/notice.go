@@ -3,6 +3,7 @@ package auth
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"io"
 
 	"github.com/clearbox-im/clearbox"
 )
@@ -13,19 +14,26 @@ type Notice struct {
 	Version  string // chosen by the organisation; another text needs another version
 	Language string // BCP 47, such as "en"
 	Text     string
-	Hash     string // lower-case hex of the SHA-256 of Text
+	Hash     string // lower-case hex of the SHA-256 of what is shown: see sum
 }
 
 // NewNotice fills in the hash.
 func NewNotice(version, language, text string) Notice {
-	sum := sha256.Sum256([]byte(text))
-	return Notice{Version: version, Language: language, Text: text, Hash: hex.EncodeToString(sum[:])}
+	n := Notice{Version: version, Language: language, Text: text}
+	n.Hash = hex.EncodeToString(n.sum())
+	return n
 }
 
-// sum is the hash as bytes.
+// sum is the hash of all that a person is shown: the text, and for each purpose
+// in its order a line feed, the name, a colon, a blank and its sentence. What is
+// stored with an acknowledgement or a consent proves the very words.
 func (n Notice) sum() []byte {
-	sum := sha256.Sum256([]byte(n.Text))
-	return sum[:]
+	h := sha256.New() // whose writes do not fail
+	io.WriteString(h, n.Text)
+	for _, p := range Purposes() {
+		io.WriteString(h, "\n"+string(p)+": "+p.Text(n.Language))
+	}
+	return h.Sum(nil)
 }
 
 // acknowledged checks that ack names exactly this notice.
@@ -38,39 +46,6 @@ func (n Notice) acknowledged(ack NoticeAck) error {
 		text = "the privacy notice must be acknowledged"
 	}
 	return &clearbox.Error{Code: clearbox.CodeNoticeRequired, Text: text, Field: "/notice"}
-}
-
-// Purpose is something that a person may consent to. Each is off unless chosen.
-type Purpose string
-
-// The purposes.
-const (
-	PurposePresence          Purpose = "presence"           // people here see that one is online
-	PurposeReadReceipts      Purpose = "read_receipts"      //
-	PurposeFederatedPresence Purpose = "federated_presence" // people elsewhere see it
-	PurposeDirectoryListing  Purpose = "directory_listing"  // found by others than by exact address
-	PurposePushThirdParty    Purpose = "push_third_party"   // wake-ups through a vendor
-	PurposeOpenReachability  Purpose = "open_reachability"  // strangers may write
-	PurposeCrashReports      Purpose = "crash_reports"      //
-	PurposeHistoryArchive    Purpose = "history_archive"    // the encrypted archive at the server
-)
-
-// Purposes lists all of them, in the order they are shown.
-func Purposes() []Purpose {
-	return []Purpose{
-		PurposePresence, PurposeReadReceipts, PurposeFederatedPresence, PurposeDirectoryListing,
-		PurposePushThirdParty, PurposeOpenReachability, PurposeCrashReports, PurposeHistoryArchive,
-	}
-}
-
-// ParsePurpose accepts the purposes above.
-func ParsePurpose(s string) (Purpose, error) {
-	for _, p := range Purposes() {
-		if string(p) == s {
-			return p, nil
-		}
-	}
-	return "", clearbox.Errorf(clearbox.CodeBadRequest, "there is no such purpose")
 }
 
 // Consent is where a person stands on one purpose.
