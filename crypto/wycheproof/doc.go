@@ -1,8 +1,9 @@
 // Package wycheproof runs the Wycheproof vectors (github.com/c2sp/wycheproof,
 // Apache-2.0) against every primitive under the end-to-end encryption: X25519,
-// Ed25519, AES-CBC with PKCS#7 padding, AES-GCM, HKDF-SHA256, HMAC-SHA256 and
-// ML-KEM-768. X25519 and the Ed25519 equation run through crypto/curve, the
-// rest through the standard library packages that the product calls.
+// Ed25519, AES-CBC with PKCS#7 padding, AES-GCM, AES-GCM-SIV, HKDF-SHA256,
+// HMAC-SHA256 and ML-KEM-768. X25519 and the Ed25519 equation run through
+// crypto/curve, AES-GCM-SIV through crypto/sealed, the rest
+// through the standard library packages that the product calls.
 //
 // It is a module of its own, so that the product does not depend on the vectors.
 // Run it with: cd crypto/wycheproof && go test ./...
