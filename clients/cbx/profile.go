@@ -181,7 +181,7 @@ func (a *app) secretFile(path, what string) (string, error) {
 
 // askSecret asks for a secret, twice if it is a new one.
 func (a *app) askSecret(ctx context.Context, what string, twice bool) (string, error) {
-	for {
+	for tries := 1; ; tries++ {
 		one, err := a.asker.secret(ctx, what)
 		if err != nil {
 			return "", err
@@ -195,6 +195,9 @@ func (a *app) askSecret(ctx context.Context, what string, twice bool) (string, e
 		two, err := a.asker.secret(ctx, "The same again")
 		if err != nil || one == two {
 			return one, err
+		}
+		if tries == 3 {
+			return "", errors.New("the two were not the same, three times")
 		}
 		fmt.Fprintln(a.stderr, "The two are not the same.")
 	}

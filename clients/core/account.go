@@ -83,9 +83,12 @@ func (b *Brain) Register(ctx context.Context, r Registration) error {
 	case self != nil && !self.Registering:
 		return clearbox.Errorf(clearbox.CodeConflict, "this profile has an account already")
 	case self != nil && self.Handle == r.Handle && self.User.Server == r.Server:
-		// An earlier attempt may have succeeded without our hearing of it.
+		// An earlier attempt may have succeeded without our hearing of it. Where
+		// the server knows other keys, or none, by that name, it did not.
 		err := b.login(ctx, self, r.Password)
-		if code := clearbox.CodeOf(err); code != clearbox.CodeBadCredentials && code != clearbox.CodeUnauthorized {
+		switch clearbox.CodeOf(err) {
+		case clearbox.CodeBadCredentials, clearbox.CodeUnauthorized, clearbox.CodeBadSignature:
+		default:
 			return err
 		}
 	default:
