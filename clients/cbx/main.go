@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 	"time"
 
@@ -85,9 +86,8 @@ func (a *app) run(ctx context.Context, args []string) int {
 		return code
 	}
 	if err != nil {
-		fmt.Fprintln(a.stderr, "cbx:", err)
-		fmt.Fprintln(a.stderr, "Run cbx --help, or cbx COMMAND --help.")
-		return exitUsage
+		a.JSON = a.JSON || slices.Contains(args, "--json") // it may not have come so far
+		return a.failed(usage("%s", err))
 	}
 	command.BindTo(ctx, (*context.Context)(nil))
 	if err := command.Run(a); err != nil {

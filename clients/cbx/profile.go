@@ -353,6 +353,11 @@ func (p *profile) contact(ctx context.Context, name string) (core.Contact, error
 	if !strings.Contains(name, "@") {
 		name += "@" + string(who.Address.Server)
 	}
+	if _, err := clearbox.ParseUserID(name); err != nil {
+		if _, err := clearbox.ParseAddress(name); err != nil {
+			return core.Contact{}, advise(err, "An address is name@server, such as bob@clinic.example; the name alone means somebody at your own server.")
+		}
+	}
 	c, err := p.brain.Contact(ctx, name)
 	if err != nil {
 		err = notFound(name, who.Address.Server, err)

@@ -25,7 +25,7 @@ import (
 // The scripts run the program as a process of its own, without network: names
 // come from the table below.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){
+	testscript.Main(leakChecked{m}, map[string]func(){
 		"clearbox": func() {
 			main := &Main{Version: "v0.0.0-test", Now: time.Now, Random: rand.Reader, Lookup: lookup,
 				Start: func(*config.Config, StartOptions) (Homeserver, error) {

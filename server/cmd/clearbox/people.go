@@ -166,8 +166,8 @@ func (c *userReset) Run(x *call) error {
 		return err
 	}
 	x.show(r, func() {
-		x.printf("A code for %s to set a new password, for one use, valid until %s:\n\n  %s\n\nThe old password works until then. Every session ends when the code is used.\n",
-			r.Handle, when(r.Expires), r.Code)
+		x.printf("A code for %s to set a new password, for one use, valid until %s:\n\n  %s\n\n%s uses it with: cbx login --reset %s\nThe old password works until then. Every session ends when the code is used.\n",
+			r.Handle, when(r.Expires), r.Code, r.Handle, r.Code)
 	})
 	return nil
 }
