@@ -47,9 +47,9 @@ func parseLink(link string) (invitation, error) {
 
 type joinCommand struct {
 	Link         string   `arg:"" optional:"" help:"The invite link."`
-	Server       string   `help:"The organisation's server name, such as clinic.example; its homeserver is asked at that name unless --server-url says otherwise."`
-	Invite       string   `help:"The invite code, where there is no link."`
-	Name         string   `help:"The name to be known by: the part before the @."`
+	Server       string   `help:"The organisation's server name, such as clinic.example; its homeserver is asked at that name unless --server-url says otherwise." placeholder:"DOMAIN"`
+	Invite       string   `help:"The invite code, where there is no link." placeholder:"CODE"`
+	Name         string   `help:"The name to be known by: the part before the @." placeholder:"NAME"`
 	DeviceName   string   `help:"What this device is called in the list of your devices." default:"cbx"`
 	AcceptNotice bool     `help:"Acknowledge the privacy notice without being asked; for scripts whose owner has read it."`
 	Consent      []string `help:"A purpose to consent to, such as presence; may be repeated. Without any, nothing is consented to." placeholder:"PURPOSE"`

@@ -22,14 +22,14 @@ var version = "dev"
 
 // arguments is the command line.
 type arguments struct {
-	Profile        string `help:"Name of the profile: one account on this device." default:"default" env:"CBX_PROFILE"`
-	Vault          string `help:"Directory of the profile's vault, instead of the profile's own." env:"CBX_VAULT"`
-	KeyFile        string `help:"File with the key that opens the vault; join makes it when it is missing." env:"CBX_KEY_FILE"`
-	PassphraseFile string `help:"File with the passphrase that opens the vault. Without it and without a key file it is asked for." env:"CBX_PASSPHRASE_FILE"`
-	PasswordFile   string `help:"File with the account's password. Without it, it is asked for." env:"CBX_PASSWORD_FILE"`
-	CA             string `help:"PEM file of a CA to trust instead of the system's, such as the one of clearbox demo. join remembers it." name:"ca" env:"CBX_CA"`
-	ServerURL      string `help:"The homeserver's URL, if it is not in the link or has moved." name:"server-url" env:"CBX_SERVER_URL"`
-	JSON           bool   `help:"Write one JSON object per line." name:"json"`
+	Profile        string `help:"Name of the profile: one account on this device." placeholder:"NAME" default:"default" env:"CBX_PROFILE" group:"Of every command"`
+	Vault          string `help:"Directory of the profile's vault, instead of the profile's own." placeholder:"DIR" env:"CBX_VAULT" group:"Of every command"`
+	KeyFile        string `help:"File with the key that opens the vault; join makes it when it is missing." placeholder:"FILE" env:"CBX_KEY_FILE" group:"Of every command"`
+	PassphraseFile string `help:"File with the passphrase that opens the vault. Without it and without a key file it is asked for." placeholder:"FILE" env:"CBX_PASSPHRASE_FILE" group:"Of every command"`
+	PasswordFile   string `help:"File with the account's password. Without it, it is asked for." placeholder:"FILE" env:"CBX_PASSWORD_FILE" group:"Of every command"`
+	CA             string `help:"PEM file of a CA to trust instead of the system's, such as the one of clearbox demo. join remembers it." placeholder:"FILE" name:"ca" env:"CBX_CA" group:"Of every command"`
+	ServerURL      string `help:"The homeserver's URL, if it is not in the link or has moved." placeholder:"URL" name:"server-url" env:"CBX_SERVER_URL" group:"Of every command"`
+	JSON           bool   `help:"Write one JSON object per line." name:"json" group:"Of every command"`
 
 	Join         joinCommand     `cmd:"" help:"Make an account with an invite link."`
 	Login        loginCommand    `cmd:"" help:"Begin a new session of this device, also with a new password by a code from an administrator."`

@@ -30,6 +30,10 @@ func clean(s string) string {
 	}, s)
 }
 
+// indented is clean with every line but the first set in, so that no message can
+// look like the beginning of another one.
+func indented(s string) string { return strings.ReplaceAll(clean(s), "\n", "\n        ") }
+
 // messageLine is a message in JSON.
 type messageLine struct {
 	Type        string             `json:"type"`  // message
@@ -96,11 +100,11 @@ func (a *app) show(ctx context.Context, p *profile, m *core.Message) {
 	at := a.clock(m.Sent)
 	switch {
 	case m.Kind == core.MessageText && m.Outgoing && m.State != core.StateDelivered:
-		fmt.Fprintf(a.stdout, "%s %s: %s  [%s]\n", at, from, clean(m.Text), stateText(m))
+		fmt.Fprintf(a.stdout, "%s %s: %s  [%s]\n", at, from, indented(m.Text), stateText(m))
 	case m.Kind == core.MessageText:
-		fmt.Fprintf(a.stdout, "%s %s: %s\n", at, from, clean(m.Text))
+		fmt.Fprintf(a.stdout, "%s %s: %s\n", at, from, indented(m.Text))
 	case m.Kind == core.MessageUndecryptable:
-		fmt.Fprintf(a.stdout, "%s %s: (a message could not be decrypted: %s; ask for it again)\n", at, from, explanation(m))
+		fmt.Fprintf(a.stdout, "%s %s: (a message could not be decrypted: %s; ask for it again)\n", at, from, because(m))
 	case m.Kind == core.MessageIdentityChanged:
 		fmt.Fprintf(a.stdout, "%s * the safety number with %s changed: cbx safety-number %s\n", at, from, from)
 	default:
@@ -118,7 +122,7 @@ func (a *app) showFate(ctx context.Context, p *profile, m *core.Message) {
 		return
 	}
 	if m.State == core.StateFailed {
-		fmt.Fprintf(a.stdout, "%s * not delivered to %s: \"%s\" (%s)\n", a.clock(m.Sent), to, firstWords(m.Text), explanation(m))
+		fmt.Fprintf(a.stdout, "%s * not delivered to %s: \"%s\" (%s)\n", a.clock(m.Sent), to, firstWords(m.Text), because(m))
 		return
 	}
 	fmt.Fprintf(a.stdout, "%s * delivered to %s after all: \"%s\"\n", a.clock(m.Sent), to, firstWords(m.Text))

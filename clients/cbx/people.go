@@ -157,7 +157,7 @@ func (c *safetyCommand) Run(ctx context.Context, a *app) error {
 			}
 			equal, err := number.Compare(scanned)
 			if err != nil {
-				return err
+				return usage("--compare takes what the other side's QR code says; there, cbx --json safety-number shows it as \"scannable\"")
 			}
 			same = &equal
 		}
@@ -276,7 +276,11 @@ func (c *devicesRemove) Run(ctx context.Context, a *app) error {
 		return err
 	}
 	return a.with(ctx, func(p *profile) error {
-		if err := p.brain.RemoveDevice(ctx, id); err != nil {
+		err := p.brain.RemoveDevice(ctx, id)
+		if clearbox.CodeOf(err) == clearbox.CodeNotFound {
+			return advise(err, "cbx devices lists them.")
+		}
+		if err != nil {
 			return err
 		}
 		a.say(map[string]any{"type": "device_removed", "device": id}, "Device %d is logged out and off the list.", id)

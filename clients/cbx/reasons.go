@@ -47,29 +47,18 @@ var waiting = map[clearbox.Code]string{
 	clearbox.CodeStoreFull:       "your server's disk is full; it is tried again",
 }
 
-// reason says in a sentence what code means for a message to or from somebody at
-// server, with the code behind it for whoever helps.
-func reason(code clearbox.Code, server clearbox.ServerName) string {
-	text, ok := reasons[code]
-	if !ok {
-		return "reason " + string(code)
-	}
-	return sentence(text, code, server)
-}
-
-func sentence(text string, code clearbox.Code, server clearbox.ServerName) string {
-	return strings.ReplaceAll(text, "SERVER", string(server)) + " [" + string(code) + "]"
-}
-
-// explanation is the reason of a message in words, or empty.
+// explanation is the reason of a message in a sentence, or empty.
 func explanation(m *core.Message) string {
-	if m.Reason == "" {
-		return ""
+	text := reasons[m.Reason]
+	if again := waiting[m.Reason]; again != "" && m.State == core.StateQueued {
+		text = again
 	}
-	if text, ok := waiting[m.Reason]; ok && m.State == core.StateQueued {
-		return sentence(text, m.Reason, m.Conversation.Server)
-	}
-	return reason(m.Reason, m.Conversation.Server)
+	return strings.ReplaceAll(text, "SERVER", string(m.Conversation.Server))
+}
+
+// because is the explanation with the code behind it, for whoever helps.
+func because(m *core.Message) string {
+	return strings.TrimSpace(explanation(m) + " [" + string(m.Reason) + "]")
 }
 
 // stateText is an own message's state in words.
@@ -77,7 +66,7 @@ func stateText(m *core.Message) string {
 	switch m.State {
 	case core.StateQueued:
 		if m.Reason != "" {
-			return "waiting: " + explanation(m)
+			return "waiting: " + because(m)
 		}
 		return "queued on this device; it is sent when cbx runs and the server can be reached"
 	case core.StateAtServer:
@@ -88,7 +77,7 @@ func stateText(m *core.Message) string {
 	case core.StateAtPeer:
 		return "at their server"
 	case core.StateFailed:
-		return "failed: " + explanation(m)
+		return "failed: " + because(m)
 	}
 	return string(m.State)
 }

@@ -11,7 +11,7 @@ import (
 
 type recvCommand struct {
 	Follow  bool          `help:"Stay connected and go on showing messages." short:"f"`
-	Count   int           `help:"Stop after that many messages." short:"n"`
+	Count   int           `help:"Stop after that many messages." short:"n" placeholder:"N"`
 	Timeout time.Duration `help:"Stop after that long." placeholder:"DURATION"`
 }
 
@@ -96,6 +96,9 @@ func (c *recvCommand) follow(ctx context.Context, a *app, p *profile) error {
 	defer stop()
 	left := c.Count
 	line := lineState{a: a, p: p, back: "-- connected"}
+	if c.Follow && !a.JSON && a.asker.interactive() {
+		fmt.Fprintln(a.stderr, "-- new messages show here; Ctrl-C ends it")
+	}
 	for {
 		n, err := c.print(ctx, a, p, left)
 		if err != nil {

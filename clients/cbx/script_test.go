@@ -15,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/clients/core"
 )
 
 func TestMain(m *testing.M) {
@@ -154,5 +155,49 @@ func TestTerminalQR(t *testing.T) {
 	lines := bytes.Split(bytes.TrimSpace([]byte(code)), []byte("\n"))
 	if len(lines) < 20 || !bytes.Contains(lines[0], []byte("████████")) {
 		t.Errorf("no quiet zone in %d lines", len(lines))
+	}
+}
+
+// TestReasons: whatever can stand beside a message has a sentence, and none
+// names the placeholder.
+func TestReasons(t *testing.T) {
+	for code := range reasons {
+		for _, state := range []core.State{core.StateQueued, core.StateFailed} {
+			m := &core.Message{State: state, Reason: code, Conversation: clearbox.UserID{Server: "b.test"}}
+			if s := stateText(m); strings.Contains(s, "SERVER") || !strings.HasSuffix(s, " ["+string(code)+"]") || len(explanation(m)) < 15 {
+				t.Errorf("%s: %q", code, s)
+			}
+		}
+	}
+	if s := stateText(&core.Message{State: core.StateFailed, Reason: "newer"}); s != "failed: [newer]" {
+		t.Errorf("%q", s)
+	}
+}
+
+// TestLines: one line that is too long costs that line alone.
+func TestLines(t *testing.T) {
+	long := strings.Repeat("x", core.MaxText)
+	for _, x := range []struct{ in, want string }{
+		{"", ""},
+		{"a", "a|"},
+		{"a\n\r\nb\r\n", "a||b|"},
+		{long, long + "|"},
+		{long + "\r\nb", long + "|b|"},
+		{long + "y\nb\n", "!|b|"},
+		{"a\n" + long + long + "\nb\n" + long + "y", "a|!|b|!|"},
+	} {
+		got := ""
+		for text, err := range lines(strings.NewReader(x.in)) {
+			if err != nil && clearbox.CodeOf(err) != clearbox.CodeTooLarge {
+				t.Fatal(err)
+			}
+			if err != nil {
+				text += "!"
+			}
+			got += text + "|"
+		}
+		if got != x.want {
+			t.Errorf("%.20q of %d bytes: %.20q", x.in, len(x.in), got)
+		}
 	}
 }

@@ -162,7 +162,7 @@ func (c *sendCommand) await(ctx context.Context, a *app, p *profile, ids []clear
 			queued = queued || m.State == core.StateQueued
 			if m.State == core.StateQueued && m.Reason != "" && !said[m.Reason] {
 				said[m.Reason] = true
-				a.warn(string(m.Reason), "waiting: "+explanation(&m))
+				a.warn(string(m.Reason), "waiting: "+because(&m))
 			}
 		}
 		if len(ids) == 0 {
@@ -202,17 +202,20 @@ func isOrAre(n int) string {
 // short is the error for messages that are safe, but not as far as was asked.
 func (c *sendCommand) short(open []core.Message) error {
 	waits := map[string]string{"server": "your server", "peer": "their server", "delivered": "their device"}[c.Wait]
-	text := "the message did not get as far as %s within %s; it stays queued where it is"
-	if len(open) > 1 {
-		text = fmt.Sprintf("%d messages", len(open)) + " did not get as far as %s within %s; they stay queued where they are"
+	text := fmt.Sprintf("%d messages did not get as far as %s within %s; they stay queued where they are", len(open), waits, c.Timeout)
+	if len(open) == 1 {
+		where := map[core.State]string{
+			core.StateQueued: "stays queued on this device", core.StateAtServer: "waits at your server", core.StateAtPeer: "waits at their server",
+		}[open[0].State]
+		text = fmt.Sprintf("the message did not get as far as %s within %s; it %s", waits, c.Timeout, where)
 	}
-	err := &stateError{text: fmt.Sprintf(text, waits, c.Timeout)}
+	err := &stateError{text: text}
 	for _, m := range open {
 		if m.State != core.StateAtPeer {
 			return err
 		}
 	}
-	return advise(err, "Their server has it. That it was delivered is told only once they have accepted you or have written back.")
+	return advise(err, "That it was delivered is told only once they have fetched it, and have accepted you or written back.")
 }
 
 // away says why there is no connection to the own server; empty while there is
