@@ -172,3 +172,35 @@ func TestNoticeAboutAnother(t *testing.T) {
 		ada.stop()
 	})
 }
+
+// TestFateOfForgottenMessage: a homeserver that was put back to an older state
+// does not know a message that it took. Nobody else will report it.
+func TestFateOfForgottenMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, ada, bob := pair(t)
+		ada.start()
+		id := ada.send(bob, "forgotten")
+		settle(5 * time.Second)
+		if s := ada.state(id); s != core.StateAtServer {
+			t.Fatalf("state %s", s)
+		}
+		w.mu.Lock()
+		delete(w.accounts[ada.user].sent, id)
+		w.mu.Unlock()
+		settle(3 * time.Minute)
+		want(t, "ada is told", ada.fates(), []string{"forgotten failed outcome_unknown"})
+		// Bob has it all the same: his receipt corrects it.
+		bob.start()
+		settle(5 * time.Second)
+		if err := bob.brain.Accept(ctx, ada.user); err != nil {
+			t.Fatal(err)
+		}
+		settle(5 * time.Second)
+		want(t, "corrected before anybody looked", ada.fates(), nil)
+		if s := ada.state(id); s != core.StateDelivered {
+			t.Errorf("state %s", s)
+		}
+		ada.stop()
+		bob.stop()
+	})
+}

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -225,7 +226,15 @@ func (b *Brain) status(ctx context.Context, id clearbox.MessageID, state wire.Me
 			return err
 		})
 	case wire.StateUnknown:
-		err = b.vault.Update(ctx, func(tx Tx) error { return tx.Delete(awaitKey(id)) })
+		// It was taken, and is forgotten: the server was put back to an older
+		// state, or nobody asked for so long. No notice will come any more.
+		err = b.vault.Update(ctx, func(tx Tx) error {
+			m, _, err := findMessage(tx, s.uuid, id)
+			if err == nil && m != nil && m.State == StateAtServer {
+				moved, err = advance(tx, s, id, StateFailed, clearbox.CodeOutcomeUnknown, false)
+			}
+			return errors.Join(err, tx.Delete(awaitKey(id)))
+		})
 	}
 	if moved {
 		b.changed()
