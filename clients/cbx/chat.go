@@ -31,7 +31,7 @@ func (c *chatCommand) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		t := &talk{app: a, p: p, with: with, to: p.name(ctx, with.User), told: map[clearbox.MessageID]core.State{}}
+		t := &talk{app: a, p: p, with: with, to: p.name(ctx, with.User), told: map[clearbox.MessageID]string{}}
 		err = p.running(ctx, func(ctx context.Context) error { return t.run(ctx, c.History) })
 		if ctx.Err() != nil && (err == nil || err == ctx.Err()) { // Ctrl-C is a way to end it
 			err = nil
@@ -49,8 +49,8 @@ type talk struct {
 	p    *profile
 	with core.Contact
 	to   string
-	last uint64 // order of the last line that was looked at
-	told map[clearbox.MessageID]core.State
+	last uint64                        // order of the last line that was looked at
+	told map[clearbox.MessageID]string // what was last said of own lines that may still move
 }
 
 // typed is a line of input, or what is wrong with it.
@@ -136,7 +136,7 @@ func (t *talk) earlier(ctx context.Context, history int) error {
 		t.show(ctx, t.p, m)
 		t.last = max(t.last, m.Order)
 		if m.Outgoing && (m.State == core.StateQueued || m.State == core.StateAtServer) {
-			t.told[m.ID] = m.State // how it goes on is told as of lines typed now
+			t.told[m.ID] = stateText(m) // how it goes on is told as of lines typed now
 		}
 	}
 	return brain.MarkShown(ctx, shown...)
@@ -163,10 +163,10 @@ func (t *talk) news(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if m.State != was {
-			t.told[id] = m.State
+		if now := stateText(m); now != was {
+			t.told[id] = now
 			t.app.say(sentLine{Type: "sent", ID: id, To: t.to, State: m.State, Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed},
-				"   [%s] %s", stateText(m), firstWords(m.Text))
+				"   [%s] %s", now, firstWords(m.Text))
 			if err := brain.MarkShown(ctx, *m); err != nil {
 				return err
 			}
@@ -204,7 +204,7 @@ func (t *talk) say(ctx context.Context, in typed) error {
 	}
 	switch code := clearbox.CodeOf(err); code {
 	case "":
-		t.told[m.ID] = core.StateQueued
+		t.told[m.ID] = stateText(m)
 		return nil
 	case clearbox.CodeTooLarge, clearbox.CodeBadRequest, clearbox.CodeIdentityChanged:
 		t.warn(string(code), err.Error())

@@ -160,7 +160,7 @@ func hint(err error) string {
 	case errors.Is(err, core.ErrNoAccount), errors.Is(err, vault.ErrAbsent):
 		return "cbx join LINK makes an account with an invite link."
 	case errors.Is(err, vault.ErrLocked):
-		return "Another cbx runs with this profile, perhaps recv --follow or chat."
+		return "Another cbx runs with this profile, perhaps recv --follow or chat. Only one at a time can: end it, or write in its chat."
 	case errors.Is(err, vault.ErrWrongKey):
 		return "Give what the vault was made with: --key-file, CBX_PASSPHRASE_FILE, or the passphrase when asked."
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/clients/core"
 )
 
@@ -132,6 +133,7 @@ func (c *recvCommand) print(ctx context.Context, a *app, p *profile, limit int) 
 	for i := range lines {
 		a.show(ctx, p, &lines[i])
 	}
+	a.introduce(ctx, p, lines)
 	fates, err := p.brain.Fates(ctx)
 	if err != nil {
 		return 0, errors.Join(err, p.brain.MarkShown(ctx, lines...))
@@ -144,6 +146,23 @@ func (c *recvCommand) print(ctx context.Context, a *app, p *profile, limit int) 
 		n += len(fates)
 	}
 	return n, p.brain.MarkShown(ctx, append(lines, fates...)...)
+}
+
+// introduce tells a person at a terminal what can be done about people who wrote
+// and were not accepted.
+func (a *app) introduce(ctx context.Context, p *profile, lines []core.Message) {
+	if a.JSON || !a.asker.interactive() {
+		return
+	}
+	seen := map[clearbox.UserID]bool{}
+	for _, m := range lines {
+		c, err := p.brain.Known(ctx, m.Sender.String())
+		if err != nil || c.Accepted || seen[m.Sender] {
+			continue
+		}
+		seen[m.Sender] = true
+		fmt.Fprintf(a.stderr, "-- %s does not learn that this arrived until you write back, or: cbx contacts accept %[1]s\n", p.name(ctx, m.Sender))
+	}
 }
 
 // confirmNames learns what new people are called, if their server answers soon.
