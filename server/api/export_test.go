@@ -9,6 +9,15 @@ func Routes() []string {
 	return out
 }
 
+// Statuses gives the HTTP status of every code.
+func Statuses() map[string]int {
+	out := map[string]int{}
+	for code, a := range answers {
+		out[string(code)] = a.status
+	}
+	return out
+}
+
 // Polls is how many long polls of a session wait.
 func (a *API) Polls(session string) int {
 	a.sockets.mu.Lock()
