@@ -24,7 +24,7 @@ type dialect struct {
 	goose      goose.Dialect
 	begin      string // opens a transaction that will write
 	beginRead  string
-	quickCheck string // returns the one row "ok" when the database is sound
+	soundCheck string // returns the one row "ok" when the database is sound
 	versioned  string // 1 if the table of applied migrations exists, else 0
 	columns    string // every column of the live schema: table, column
 	rewrite    func(query string) string
@@ -40,7 +40,7 @@ func sqliteDialect() dialect {
 		goose:      goose.DialectSQLite3,
 		begin:      "BEGIN IMMEDIATE",
 		beginRead:  "BEGIN",
-		quickCheck: "PRAGMA quick_check(1)",
+		soundCheck: "PRAGMA integrity_check(1)",
 		versioned:  "SELECT COUNT(*) FROM sqlite_schema WHERE type = 'table' AND name = 'goose_db_version'",
 		columns: `SELECT m.name, p.name FROM sqlite_schema m JOIN pragma_table_xinfo(m.name) p
 			WHERE m.type = 'table' AND m.name NOT LIKE 'sqlite\_%' ESCAPE '\' ORDER BY m.name, p.cid`,

@@ -229,12 +229,12 @@ func (s *Store) Ping(ctx context.Context) error {
 	})
 }
 
-// Check reads the whole database and reports damage. It takes as long as
-// reading the file does, and writers go on meanwhile.
+// Check reads the whole database with its indexes and reports damage. It takes
+// longer than reading the file does, and writers go on meanwhile.
 func (s *Store) Check(ctx context.Context) error {
 	return s.View(ctx, func(tx *Tx) error {
 		var result string
-		if err := tx.c.row(s.d.quickCheck, nil, &result); err != nil {
+		if err := tx.c.row(s.d.soundCheck, nil, &result); err != nil {
 			return fmt.Errorf("check the database: %w", err)
 		}
 		if result != "ok" {
