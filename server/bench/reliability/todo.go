@@ -1,5 +1,0 @@
-package main
-
-import "context"
-
-func (s *suite) malformed(context.Context) (verdict, error) { panic("x") }
