@@ -285,20 +285,54 @@ type ContentType uint8
 const (
 	ContentWhisper   ContentType = 2 // SignalMessage
 	ContentPreKey    ContentType = 3 // PreKeySignalMessage
+	ContentSealed    ContentType = 6 // sealed sender: who sent it stands inside; between servers the only type
 	ContentPlaintext ContentType = 8 // PlaintextContent: a decryption error message, nothing else
 )
 
 // Valid tells whether t is one of the types above.
 func (t ContentType) Valid() bool {
-	return t == ContentWhisper || t == ContentPreKey || t == ContentPlaintext
+	return t == ContentWhisper || t == ContentPreKey || t == ContentSealed || t == ContentPlaintext
+}
+
+// MinSealed is the smallest size of a sealed content in bytes.
+const MinSealed = 256
+
+// SealedSize is the size bucket of a sealed content of n bytes with its
+// padding: a power of two from MinSealed, or MaxContent. It is 0 for what fits
+// none. Who watches envelopes pass learns one of ten sizes.
+func SealedSize(n int) int {
+	for size := MinSealed; size < MaxContent; size *= 2 {
+		if n <= size {
+			return size
+		}
+	}
+	if n <= MaxContent {
+		return MaxContent
+	}
+	return 0
+}
+
+// DeliveryToken is what a message from another server shows to be delivered:
+// its recipient gives it to those who may write, end to end encrypted, and the
+// recipient's server checks it. The id of a knock serves as one for the answer.
+type DeliveryToken [16]byte
+
+// ParseDeliveryToken accepts 16 bytes that are not all zero.
+func ParseDeliveryToken(b []byte) (DeliveryToken, error) {
+	var t DeliveryToken
+	if len(b) != len(t) || DeliveryToken(b) == t {
+		return t, Errorf(CodeBadRequest, "a delivery token has %d bytes", len(t))
+	}
+	return DeliveryToken(b), nil
 }
 
 // Envelope is one ciphertext for one device: what a mailbox holds and a device
 // receives. The server reads every field but Content, which it cannot read.
 type Envelope struct {
 	ID           MessageID
-	Sender       UserID
-	SenderDevice DeviceID
+	Sender       UserID     // zero when sealed
+	SenderDevice DeviceID   // 0 when sealed
+	Origin       ServerName // of a sealed one: the server that sent it, to whose people the certificate inside must belong
 	Recipient    UserID
 	Device       DeviceID
 	Type         ContentType

@@ -21,7 +21,7 @@ const (
 	FrameWelcome FrameType = "welcome"         // first: session, device, max_frame, acked, server_time
 	FrameSent    FrameType = "sent"            // ref, receipt: durable at this server
 	FrameError   FrameType = "error"           // problem, and ref if it answers a frame
-	FrameReceive FrameType = "receive_message" // seq, and envelope or notice
+	FrameReceive FrameType = "receive_message" // seq, and envelope, notice or knock
 	FrameStatus  FrameType = "message_status"  // id, state; best effort, POST /messages/status is the truth
 	FrameOnline  FrameType = "user_online"     // user, online; only of users who consented to it
 	FrameDrain   FrameType = "draining"        // retry_after: reconnect after that many milliseconds
@@ -86,6 +86,7 @@ type ServerFrame struct {
 	Seq      int64     `json:"seq,omitempty"`      // receive_message
 	Envelope *Envelope `json:"envelope,omitempty"` // receive_message
 	Notice   *Notice   `json:"notice,omitempty"`   // receive_message
+	Knock    *Knock    `json:"knock,omitempty"`    // receive_message
 
 	ID    clearbox.MessageID `json:"id,omitzero"`     // message_status
 	State MessageState       `json:"state,omitempty"` // message_status
@@ -115,18 +116,32 @@ func (s *ServerFrame) Check() error {
 		f.check(s.Problem != nil, "/problem", "is required")
 	case FrameReceive:
 		f.check(s.Seq > 0, "/seq", "is required and positive")
-		f.check((s.Envelope == nil) != (s.Notice == nil), "/envelope", "or a notice is required")
+		n := 0
+		for _, there := range []bool{s.Envelope != nil, s.Notice != nil, s.Knock != nil} {
+			if there {
+				n++
+			}
+		}
+		f.check(n == 1, "/envelope", "or a notice or a knock is required")
 	case FrameStatus:
 		f.check(s.ID != clearbox.MessageID{} && s.State != "", "/id", "is required with a state")
 	case FrameOnline:
 		f.check(!s.User.IsZero() && s.Online != nil, "/user", "is required with online")
 	}
 	if e := s.Envelope; e != nil {
-		f.check(!e.Sender.IsZero(), "/envelope/sender", "is required")
+		if e.Type == clearbox.ContentSealed {
+			f.check(e.Origin != "", "/envelope/origin", "is required")
+			f.check(e.Sender.IsZero(), "/envelope/sender", "does not belong to a sealed envelope")
+		} else {
+			f.check(!e.Sender.IsZero(), "/envelope/sender", "is required")
+		}
 		f.check(!e.Recipient.IsZero(), "/envelope/recipient", "is required")
 	}
 	if n := s.Notice; n != nil {
 		f.check(!n.Recipient.IsZero(), "/notice/recipient", "is required")
+	}
+	if k := s.Knock; k != nil {
+		f.check(!k.From.IsZero(), "/knock/from", "is required")
 	}
 	if s.Problem != nil && s.Problem.Stale != nil {
 		f.check(!s.Problem.Stale.User.IsZero(), "/problem/stale_devices/user", "is required")

@@ -27,10 +27,13 @@ const (
 // deterministic order: shorter keys first, then by their bytes.
 const (
 	hotReceive1 = "\xa3\x63seq"
-	hotReceive2 = "\x64type\x6freceive_message\x68envelope\xa8\x62id"
+	hotReceive2 = "\x64type\x6freceive_message\x68envelope"
+	hotOpen     = "\xa8\x62id" // an envelope that names its sender
+	hotSealed   = "\xa7\x62id" // and one that does not
 	hotType     = "\x64type"
 	hotDevice   = "\x66device"
 	hotSender   = "\x66sender"
+	hotOrigin   = "\x66origin"
 	hotContent  = "\x67content"
 	hotTo       = "\x69recipient"
 	hotAccepted = "\x6baccepted_at"
@@ -43,7 +46,9 @@ const (
 	hotSend1    = "\xa3\x63ref"
 	hotSend2    = "\x64type\x6csend_message\x6asubmission\xa2\x62id"
 	hotSendTo   = "\x62to"
-	hotUser     = "\xa2\x64user"
+	hotUser     = "\xa2\x64user" // a recipient without a token
+	hotUserTok  = "\xa3\x64user" // and one with it
+	hotToken    = "\x65token"
 	hotEnvelope = "\x69envelopes"
 	hotOut      = "\xa4\x64type"
 	hotReg      = "\x6cregistration"
@@ -106,15 +111,31 @@ func appendHotServer(b []byte, s *ServerFrame) ([]byte, bool) {
 	switch {
 	case s.Type == FrameReceive && s.Envelope != nil && *s == (ServerFrame{Type: FrameReceive, Seq: s.Seq, Envelope: s.Envelope}) && s.Seq != 0:
 		e := s.Envelope
-		b = appendInt(append(b, hotReceive1...), s.Seq)
-		b = appendID(append(b, hotReceive2...), e.ID)
+		open := !e.Sender.IsZero() && e.SenderDevice != 0 && e.Origin == ""
+		if sealed := e.Sender.IsZero() && e.SenderDevice == 0 && e.Origin != ""; !open && !sealed {
+			return b, false
+		}
+		b = append(appendInt(append(b, hotReceive1...), s.Seq), hotReceive2...)
+		if open {
+			b = append(b, hotOpen...)
+		} else {
+			b = append(b, hotSealed...)
+		}
+		b = appendID(b, e.ID)
 		b = appendHead(append(b, hotType...), majorUint, uint64(e.Type))
 		b = appendHead(append(b, hotDevice...), majorUint, uint64(e.Device))
-		b = appendUser(append(b, hotSender...), e.Sender)
+		if open {
+			b = appendUser(append(b, hotSender...), e.Sender)
+		} else {
+			b = appendText(append(b, hotOrigin...), string(e.Origin))
+		}
 		b = appendBytes(append(b, hotContent...), e.Content)
 		b = appendUser(append(b, hotTo...), e.Recipient)
 		b = appendInt(append(b, hotAccepted...), int64(e.AcceptedAt))
-		return appendHead(append(b, hotSenderNo...), majorUint, uint64(e.SenderDevice)), true
+		if open {
+			b = appendHead(append(b, hotSenderNo...), majorUint, uint64(e.SenderDevice))
+		}
+		return b, true
 	case s.Type == FrameSent && s.Receipt != nil && *s == (ServerFrame{Type: FrameSent, Ref: s.Ref, Receipt: s.Receipt}) && s.Ref != 0:
 		b = appendHead(append(b, hotSent1...), majorUint, s.Ref)
 		b = appendID(append(b, hotSent2...), s.Receipt.ID)
@@ -135,7 +156,12 @@ func appendHotClient(b []byte, c *ClientFrame) ([]byte, bool) {
 		b = appendHead(append(b, hotSendTo...), majorArray, uint64(len(c.Submission.To)))
 		for i := range c.Submission.To {
 			to := &c.Submission.To[i]
-			b = appendUser(append(b, hotUser...), to.User)
+			if len(to.Token) == 0 {
+				b = appendUser(append(b, hotUser...), to.User)
+			} else {
+				b = appendUser(append(b, hotUserTok...), to.User)
+				b = appendBytes(append(b, hotToken...), to.Token)
+			}
 			b = appendHead(append(b, hotEnvelope...), majorArray, uint64(len(to.Envelopes)))
 			for j := range to.Envelopes {
 				e := &to.Envelopes[j]
@@ -263,6 +289,20 @@ func (r *hotReader) user() clearbox.UserID {
 	return clearbox.UserID{UID: clearbox.UID(text[:idLen]), Server: server}
 }
 
+// token reads a delivery token; another length is left to the general codec.
+func (r *hotReader) token() []byte {
+	n := r.head(majorBytes, uint64(tokenBytes))
+	r.off = r.off || n != uint64(tokenBytes)
+	return bytes.Clone(r.take(n))
+}
+
+// origin reads a server name.
+func (r *hotReader) origin() clearbox.ServerName {
+	name, err := clearbox.ParseServerName(string(r.take(r.head(majorText, clearbox.MaxServerName))))
+	r.off = r.off || err != nil
+	return name
+}
+
 func (r *hotReader) content() []byte {
 	return bytes.Clone(r.take(r.head(majorBytes, MaxFrame)))
 }
@@ -294,8 +334,15 @@ func readHotClient(data []byte) (*ClientFrame, bool) {
 	r.lit(hotSendTo)
 	s.To = make([]Recipient, r.head(majorArray, clearbox.MaxEnvelopesPer))
 	for i := range s.To {
-		r.lit(hotUser)
-		s.To[i].User = r.user()
+		if bytes.HasPrefix(r.b, []byte(hotUserTok)) {
+			r.lit(hotUserTok)
+			s.To[i].User = r.user()
+			r.lit(hotToken)
+			s.To[i].Token = r.token()
+		} else {
+			r.lit(hotUser)
+			s.To[i].User = r.user()
+		}
 		r.lit(hotEnvelope)
 		out := make([]Outgoing, r.head(majorArray, clearbox.MaxEnvelopesPer))
 		s.To[i].Envelopes = out
@@ -350,6 +397,12 @@ func (r *hotReader) receive() (*ServerFrame, bool) {
 	r.lit(hotReceive1)
 	s := &ServerFrame{Type: FrameReceive, Seq: int64(r.head(majorUint, math.MaxInt64))}
 	r.lit(hotReceive2)
+	open := bytes.HasPrefix(r.b, []byte(hotOpen))
+	if open {
+		r.lit(hotOpen)
+	} else {
+		r.lit(hotSealed)
+	}
 	if r.off {
 		return nil, false
 	}
@@ -359,15 +412,23 @@ func (r *hotReader) receive() (*ServerFrame, bool) {
 	e.Type = clearbox.ContentType(r.head(majorUint, math.MaxUint8))
 	r.lit(hotDevice)
 	e.Device = clearbox.DeviceID(r.head(majorUint, math.MaxUint8))
-	r.lit(hotSender)
-	e.Sender = r.user()
+	if open {
+		r.lit(hotSender)
+		e.Sender = r.user()
+	} else {
+		r.lit(hotOrigin)
+		e.Origin = r.origin()
+	}
 	r.lit(hotContent)
 	e.Content = r.content()
 	r.lit(hotTo)
 	e.Recipient = r.user()
 	r.lit(hotAccepted)
 	e.AcceptedAt = r.millis()
-	r.lit(hotSenderNo)
-	e.SenderDevice = clearbox.DeviceID(r.head(majorUint, math.MaxUint8))
+	if open {
+		r.lit(hotSenderNo)
+		e.SenderDevice = clearbox.DeviceID(r.head(majorUint, math.MaxUint8))
+		r.off = r.off || e.SenderDevice == 0
+	}
 	return s, r.done()
 }

@@ -29,7 +29,7 @@ func TestHotFramesAreFast(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		isHot := name == "sent" || name == "receive"
+		isHot := name == "sent" || name == "receive" || name == "sealed"
 		hot, ok := wire.AppendHotServer(nil, s)
 		if ok != isHot || ok && !bytes.Equal(hot, b) {
 			t.Errorf("%s is written as %x (%t), want %x", name, hot, ok, b)
@@ -47,6 +47,7 @@ func TestHotFramesWithMore(t *testing.T) {
 		"with a ref":      {Type: wire.FrameReceive, Seq: 1, Ref: 5, Envelope: e},
 		"with a notice":   {Type: wire.FrameReceive, Seq: 1, Envelope: e, Notice: serverFrames()["notice"].Notice},
 		"without a seq":   {Type: wire.FrameReceive, Envelope: e},
+		"sender, origin":  {Type: wire.FrameReceive, Seq: 1, Envelope: &wire.Envelope{ID: msgID, Sender: alice, SenderDevice: 1, Origin: "a.test", Recipient: bob}},
 		"no sender":       {Type: wire.FrameReceive, Seq: 1, Envelope: &wire.Envelope{ID: msgID}},
 		"before 1970":     {Type: wire.FrameReceive, Seq: 1, Envelope: &wire.Envelope{AcceptedAt: -5, Sender: alice, Recipient: bob}},
 		"negative seq":    {Type: wire.FrameReceive, Seq: -1, Envelope: e},

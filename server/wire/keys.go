@@ -81,6 +81,7 @@ type KeyClaim struct {
 	ClaimID clearbox.MessageID `json:"claim_id"`          // 128 random bits
 	User    clearbox.UserID    `json:"user"`              //
 	Devices []int              `json:"devices,omitempty"` // absent: all
+	Token   []byte             `json:"token,omitempty"`   // delivery token, for people of other servers; without it there are no one-time keys
 }
 
 // Check tells whether everything is there.
@@ -89,6 +90,7 @@ func (k *KeyClaim) Check() error {
 	f.check(k.ClaimID != clearbox.MessageID{}, "/claim_id", "is required")
 	f.check(!k.User.IsZero(), "/user", "is required")
 	f.check(len(k.Devices) <= clearbox.MaxDevices, "/devices", bounded(clearbox.MaxDevices, "elements"))
+	f.check(k.Token == nil || len(k.Token) == tokenBytes, "/token", "has 16 bytes")
 	for i, d := range k.Devices {
 		_, err := clearbox.ParseDeviceID(int64(d))
 		f.addError(at("/devices", i), err)
@@ -131,6 +133,10 @@ type Account struct {
 	// Withdrawn devices were removed at the server before their owner signed a
 	// new list: leave them out.
 	Withdrawn []int `json:"withdrawn,omitempty"`
+	// Token is the delivery token of somebody elsewhere who agreed to be written
+	// to by strangers. For others who are not known yet the answer is
+	// consent_required, whether they exist or not: knock.
+	Token []byte `json:"token,omitempty"`
 }
 
 // Devices is the answer of GET /devices.

@@ -17,9 +17,11 @@ type Submission struct {
 	To []Recipient        `json:"to"`
 }
 
-// Recipient is one account with all of its devices.
+// Recipient is one account with all of its devices. To people of other servers
+// everything is sealed and shows their delivery token, or the id of their knock.
 type Recipient struct {
 	User      clearbox.UserID `json:"user"`
+	Token     []byte          `json:"token,omitempty"` // 16 bytes; for people of other servers
 	Envelopes []Outgoing      `json:"envelopes"`
 }
 
@@ -28,7 +30,7 @@ type Outgoing struct {
 	Device       clearbox.DeviceID    `json:"device"`
 	Registration uint16               `json:"registration"` // 14 bits
 	Type         clearbox.ContentType `json:"type"`
-	Content      []byte               `json:"content"` // 1 to clearbox.MaxContent bytes
+	Content      []byte               `json:"content"` // 1 to clearbox.MaxContent bytes; sealed: of a size that clearbox.SealedSize gives
 }
 
 // Check applies the limits of clearbox and MaxSubmission.
@@ -51,6 +53,7 @@ func (s *Submission) check(f *faults, pointer string) {
 		if problem := s.userFault(i); problem != "" {
 			f.add(at(pointer+"/to", i)+"/user", problem)
 		}
+		f.check(to.Token == nil || len(to.Token) == tokenBytes, at(pointer+"/to", i)+"/token", "has 16 bytes")
 		if envelopes += len(to.Envelopes); envelopes > clearbox.MaxEnvelopesPer {
 			f.addError(at(pointer+"/to", i)+"/envelopes", clearbox.Errorf(clearbox.CodeTooLarge,
 				"a submission has at most %d envelopes", clearbox.MaxEnvelopesPer))
@@ -100,6 +103,8 @@ func (e *Outgoing) fault(seen *[128]bool) string {
 		return "/content"
 	case len(e.Content) > clearbox.MaxContent:
 		return "/content size"
+	case e.Type == clearbox.ContentSealed && clearbox.SealedSize(len(e.Content)) != len(e.Content):
+		return "/content bucket"
 	}
 	seen[e.Device] = true
 	return ""
@@ -114,7 +119,9 @@ func (e *Outgoing) report(f *faults, pointer, problem string) {
 	case "/registration":
 		f.add(pointer+problem, "must be a number of 14 bits")
 	case "/type":
-		f.add(pointer+problem, "must be 2, 3 or 8")
+		f.add(pointer+problem, "must be 2, 3, 6 or 8")
+	case "/content bucket":
+		f.add(pointer+"/content", "must be padded to a size bucket")
 	case "/content":
 		f.add(pointer+problem, "is required")
 	default:
@@ -146,8 +153,9 @@ type Receipt struct {
 // order, so that one converts into the other, pointers too.
 type Envelope struct {
 	ID           clearbox.MessageID   `json:"id"`
-	Sender       clearbox.UserID      `json:"sender"`
-	SenderDevice clearbox.DeviceID    `json:"sender_device"`
+	Sender       clearbox.UserID      `json:"sender,omitzero"`         // absent when sealed
+	SenderDevice clearbox.DeviceID    `json:"sender_device,omitempty"` // absent when sealed
+	Origin       clearbox.ServerName  `json:"origin,omitempty"`        // when sealed: the server that sent it
 	Recipient    clearbox.UserID      `json:"recipient"`
 	Device       clearbox.DeviceID    `json:"device"`
 	Type         clearbox.ContentType `json:"type"`

@@ -38,8 +38,12 @@ func submission() *wire.Submission {
 func clientFrames() map[string]*wire.ClientFrame {
 	return map[string]*wire.ClientFrame{
 		"send_message": {Type: wire.FrameSend, Ref: 9, Submission: submission()},
-		"ack":          {Type: wire.FrameAck, Seq: 1 << 40},
-		"watch":        {Type: wire.FrameWatch, Ref: 2, Users: []clearbox.UserID{alice, bob}},
+		"send_sealed": {Type: wire.FrameSend, Ref: 10, Submission: &wire.Submission{ID: msgID, To: []wire.Recipient{{
+			User: bob, Token: []byte("sixteen bytes ok"),
+			Envelopes: []wire.Outgoing{{Device: 2, Registration: 77, Type: clearbox.ContentSealed, Content: make([]byte, clearbox.MinSealed)}},
+		}}}},
+		"ack":   {Type: wire.FrameAck, Seq: 1 << 40},
+		"watch": {Type: wire.FrameWatch, Ref: 2, Users: []clearbox.UserID{alice, bob}},
 	}
 }
 
@@ -49,6 +53,8 @@ func serverFrames() map[string]*wire.ServerFrame {
 		"welcome":       {Type: wire.FrameWelcome, Session: "s1", Device: 3, MaxFrame: wire.MaxFrame, Acked: 77, ServerTime: 1790000000000},
 		"sent":          {Type: wire.FrameSent, Ref: 9, Receipt: &wire.Receipt{ID: msgID, Status: wire.StateAccepted, AcceptedAt: 1790000000123}},
 		"receive":       {Type: wire.FrameReceive, Seq: 78, Envelope: &wire.Envelope{ID: msgID, Sender: alice, SenderDevice: 1, Recipient: bob, Device: 2, Type: clearbox.ContentWhisper, AcceptedAt: 1790000000123, Content: []byte("opaque")}},
+		"sealed":        {Type: wire.FrameReceive, Seq: 78, Envelope: &wire.Envelope{ID: msgID, Origin: "a.test", Recipient: bob, Device: 2, Type: clearbox.ContentSealed, AcceptedAt: 1790000000123, Content: []byte("opaque")}},
+		"knock":         {Type: wire.FrameReceive, Seq: 80, Knock: &wire.Knock{ID: msgID, From: alice, Address: "alice@a.test", AcceptedAt: 1790000000123, Controller: "Clinic", Country: "AT"}},
 		"notice":        {Type: wire.FrameReceive, Seq: 79, Notice: &wire.Notice{Kind: wire.NoticeUndeliverable, ID: msgID, Recipient: bob, Code: clearbox.CodeRecipientUnavailable, FirstTry: 1, LastTry: 2, Attempts: 3}},
 		"status":        {Type: wire.FrameStatus, ID: msgID, State: wire.StateAtPeer},
 		"online":        {Type: wire.FrameOnline, User: bob, Online: &yes},
