@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -21,13 +22,19 @@ import (
 )
 
 // TestModel drives mailboxes, submissions and the outbox with random steps and
-// compares every answer with a model in memory. `-rapid.checks=110` makes about
-// 11,000 steps.
+// compares every answer with a model in memory. It goes on until there were as
+// many steps as CLEARBOX_MODEL_STEPS says and prints one JSON line.
 func TestModel(t *testing.T) {
+	want := 0
+	if n := os.Getenv("CLEARBOX_MODEL_STEPS"); n != "" {
+		var err error
+		want, err = strconv.Atoi(n)
+		must(t, err)
+	}
 	dir := t.TempDir()
 	empty := emptyDatabase(t)
 	var runs, steps atomic.Int64
-	rapid.Check(t, func(rt *rapid.T) {
+	check := func(rt *rapid.T) {
 		path := filepath.Join(dir, fmt.Sprint(runs.Add(1), ".db"))
 		must(t, os.WriteFile(path, empty, 0o600))
 		m := newModel(rt, path)
@@ -44,8 +51,14 @@ func TestModel(t *testing.T) {
 		}
 		actions[""] = m.compare
 		rt.Repeat(actions)
-	})
-	t.Logf("%d steps in %d runs, 0 differences", steps.Load(), runs.Load())
+	}
+	for {
+		rapid.Check(t, check) // stops the test at the first difference
+		if steps.Load() >= int64(want) {
+			break
+		}
+	}
+	t.Logf(`{"test":"model","steps":%d,"runs":%d,"differences":0}`, steps.Load(), runs.Load())
 }
 
 // emptyDatabase is a migrated file, so that not every run migrates one.
