@@ -72,7 +72,7 @@ type Server struct {
 	api       *api.API
 	table     *peering.Table
 	peering   *peering.Service
-	transport *transport.HTTP2
+	transport *transport.Courier
 	self      *federation.Self
 	client    *federation.Client
 	sender    *federation.Sender

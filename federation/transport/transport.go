@@ -93,9 +93,6 @@ type Courier struct {
 
 var _ federation.Transport = (*Courier)(nil)
 
-// HTTP2 is the former name of Courier.
-type HTTP2 = Courier
-
 // New opens nothing.
 func New(opts Options) *Courier {
 	if opts.ListenPacket == nil && opts.Dial == nil {

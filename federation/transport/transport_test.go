@@ -31,7 +31,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // network is listeners in memory, found by address.
 type network struct {
-	t     *testing.T
+	t     testing.TB
 	ca    *x509.Certificate
 	key   *ecdsa.PrivateKey
 	pool  *x509.CertPool
@@ -42,7 +42,7 @@ type network struct {
 	asked int // names resolved
 }
 
-func newNetwork(t *testing.T) *network {
+func newNetwork(t testing.TB) *network {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -141,11 +141,11 @@ func (n *network) resolve(_ context.Context, host string) ([]netip.Addr, error) 
 	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
-func (n *network) transport() *transport.HTTP2 {
+func (n *network) transport() *transport.Courier {
 	return transport.New(transport.Options{RootCAs: n.pool, Dial: n.dial, Resolve: n.resolve})
 }
 
-func do(t *testing.T, tr *transport.HTTP2, target federation.Target, url string) (*http.Response, error) {
+func do(t *testing.T, tr *transport.Courier, target federation.Target, url string) (*http.Response, error) {
 	t.Helper()
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
 	if err != nil {
