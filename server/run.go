@@ -21,7 +21,7 @@ import (
 // server.drain_timeout to end. It returns nil after an orderly stop.
 func (s *Server) Run(ctx context.Context) error {
 	c := s.conf.get()
-	public, socket, err := s.listen()
+	public, packets, socket, err := s.listen()
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
@@ -29,12 +29,16 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.inbox != nil {
 		peers = s.inbox
 	}
+	quic := s.quicServer(c, peers)
+	if len(packets) > 0 {
+		peers = offerQUIC(c.PublicURL(), peers)
+	}
 	clients := &http.Server{Handler: doors(s.api.Handler(), peers), TLSConfig: s.certs.tlsConfig(c.TLS.Min), ErrorLog: quiet()}
 	api.ConfigureServer(clients)
 	admins := &http.Server{Handler: s.api.AdminHandler(), ErrorLog: quiet()}
 	api.ConfigureServer(admins)
 
-	failed := make(chan error, len(public)+8) // capacity: one for each goroutine below
+	failed := make(chan error, len(public)+len(packets)+8) // capacity: one for each goroutine below
 	var doors, federating, delivering group
 	report := func(err error) {
 		if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, http.ErrServerClosed) {
@@ -52,6 +56,9 @@ func (s *Server) Run(ctx context.Context) error {
 		s.log.Info("listening", "port", portOf(l.Addr()))
 		serving.Go(func() { report(clients.ServeTLS(l, "", "")) })
 	}
+	for _, pc := range packets {
+		serving.Go(func() { report(quic.Serve(pc)) })
+	}
 	serving.Go(func() { report(admins.Serve(socket)) })
 	s.log.Info("ready", "server", string(c.Server.Name), "version", s.o.Version.Version)
 	if s.o.Started != nil {
@@ -68,6 +75,7 @@ func (s *Server) Run(ctx context.Context) error {
 	drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), s.conf.get().Server.DrainTimeout)
 	defer cancel()
 	s.api.Drain(drain)
+	_ = quic.Shutdown(drain) // what had to be cut, peers send again
 	for _, h := range []*http.Server{clients, admins} {
 		if err := h.Shutdown(drain); err != nil {
 			h.Close()
@@ -120,36 +128,40 @@ func (g *group) stop() {
 // and nobody can act on it.
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
 
-func (s *Server) listen() (public []net.Listener, socket net.Listener, err error) {
+func (s *Server) listen() (public []net.Listener, packets []net.PacketConn, socket net.Listener, err error) {
 	c := s.conf.get()
 	defer func() {
 		if err != nil {
 			for _, l := range public {
 				l.Close()
 			}
+			closeAll(packets)
 		}
 	}()
 	for _, address := range c.Listen.Addresses {
 		l, err := s.o.Listen("tcp", address)
 		if err != nil {
-			return public, nil, fmt.Errorf("listen.addresses: cannot listen on %s: %w", address, err)
+			return public, nil, nil, fmt.Errorf("listen.addresses: cannot listen on %s: %w", address, err)
 		}
 		public = append(public, l)
 	}
+	if packets, err = s.listenPackets(public); err != nil {
+		return public, nil, nil, err
+	}
 	path := c.AdminSocket()
 	if err := freeSocket(path); err != nil {
-		return public, nil, err
+		return public, packets, nil, err
 	}
 	if socket, err = s.o.Listen("unix", path); err != nil {
-		return public, nil, fmt.Errorf("listen.admin_socket: cannot listen on %s: %w", path, err)
+		return public, packets, nil, fmt.Errorf("listen.admin_socket: cannot listen on %s: %w", path, err)
 	}
 	if _, isUnix := socket.(*net.UnixListener); isUnix {
 		if err := os.Chmod(path, 0o600); err != nil {
 			socket.Close()
-			return public, nil, fmt.Errorf("listen.admin_socket: %w", err)
+			return public, packets, nil, fmt.Errorf("listen.admin_socket: %w", err)
 		}
 	}
-	return public, socket, nil
+	return public, packets, socket, nil
 }
 
 // freeSocket removes a socket that a killed process left behind. One that

@@ -45,9 +45,12 @@ type Options struct {
 	Random io.Reader     // safe for concurrent use
 	Logs   *logging.Logs // discards if nil
 
-	Listen  func(network, address string) (net.Listener, error)               // net.Listen
-	Dial    func(ctx context.Context, network, addr string) (net.Conn, error) // to peers
-	Resolve func(ctx context.Context, host string) ([]netip.Addr, error)      // of peers' hosts
+	Listen func(network, address string) (net.Listener, error) // net.Listen
+	// ListenPacket opens the UDP sockets of HTTP/3, for peers that come and for those that are gone to:
+	// net.ListenPacket, or none when Listen or Dial are given.
+	ListenPacket func(network, address string) (net.PacketConn, error)
+	Dial         func(ctx context.Context, network, addr string) (net.Conn, error) // to peers
+	Resolve      func(ctx context.Context, host string) ([]netip.Addr, error)      // of peers' hosts
 
 	Version wire.Version
 	// Started is called once when every listener is open.
@@ -63,8 +66,9 @@ type Server struct {
 	conf  running
 	certs certificate
 
-	keys  *keystore.Keystore
-	store *storage.Store
+	keys     *keystore.Keystore
+	store    *storage.Store
+	resetKey *[32]byte // of QUIC connections
 
 	auth      *auth.Service
 	directory *directory.Service
@@ -90,6 +94,9 @@ func New(ctx context.Context, c *config.Config, o Options) (_ *Server, err error
 	}
 	if o.Random == nil {
 		o.Random = rand.Reader
+	}
+	if o.Listen == nil && o.Dial == nil && o.ListenPacket == nil {
+		o.ListenPacket = net.ListenPacket
 	}
 	if o.Listen == nil {
 		o.Listen = net.Listen
@@ -123,6 +130,9 @@ func (s *Server) openStores(ctx context.Context, c *config.Config) error {
 	root, err := config.ReadKey(c.Keys.RootKeyFile)
 	if err != nil {
 		return fmt.Errorf("keys.root_key_file: %w", err)
+	}
+	if s.resetKey, err = resetKey(root[:]); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(c.Server.DataDir, 0o700); err != nil {
 		return fmt.Errorf("server.data_dir: %w", err)
@@ -203,7 +213,7 @@ func (s *Server) buildFederation(ctx context.Context, c *config.Config) error {
 		return err
 	}
 	s.self, err = federation.OpenSelf(ctx, c.Server.Name, ed25519.NewKeyFromSeed(seed[:]), peering.SelfState{Store: s.store, Sealer: s.keys}, federation.SelfOptions{
-		Endpoints: []federation.Endpoint{{URL: c.PublicURL()}},
+		Endpoints: []federation.Endpoint{{URL: c.PublicURL(), H3: s.servesQUIC(c)}},
 		Legal:     federation.Legal{Controller: c.Organisation.Name, Country: c.Organisation.Country, Contact: c.Organisation.Contact},
 		Now:       s.o.Now, Random: s.o.Random, Log: s.log,
 	})
@@ -224,7 +234,10 @@ func (s *Server) buildFederation(ctx context.Context, c *config.Config) error {
 	if err := s.table.Configure(ctx, listed); err != nil {
 		return err
 	}
-	s.transport = transport.New(transport.Options{RootCAs: roots, Dial: s.o.Dial, Resolve: s.o.Resolve, Now: s.o.Now})
+	s.transport = transport.New(transport.Options{
+		RootCAs: roots, Dial: s.o.Dial, Resolve: s.o.Resolve, ListenPacket: s.o.ListenPacket, Now: s.o.Now,
+		Mode: transport.Mode(c.Federation.Transport), HTTP3: s.speaksHTTP3,
+	})
 	s.client = federation.NewClient(s.self, s.table, s.transport, federation.ClientOptions{Now: s.o.Now, Random: s.o.Random, Log: s.log})
 	return nil
 }
@@ -250,7 +263,7 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 		Started: s.started, Version: s.o.Version, Ready: s.ready, Reload: s.o.Reload,
 	}
 	if s.peering != nil {
-		deeds.Peers, deeds.Retry = s.peering, s.peering.Retry
+		deeds.Peers, deeds.Retry, deeds.Paths = s.peering, s.peering.Retry, s.transport.Paths
 	}
 	seed, err := config.ReadKey(c.Keys.IdentityKeyFile)
 	if err != nil {

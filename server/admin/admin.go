@@ -21,6 +21,7 @@ import (
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/crypto/keys"
+	"github.com/clearbox-im/clearbox/federation/transport"
 	"github.com/clearbox-im/clearbox/server/auth"
 	"github.com/clearbox-im/clearbox/server/wire"
 	"github.com/clearbox-im/clearbox/storage"
@@ -71,6 +72,7 @@ type Options struct {
 	Ready  func(context.Context) []wire.ReadyCheck                                             // nil: no checks
 	Reload func(context.Context) (wire.AdminReload, error)                                     // nil: refused
 	Retry  func(context.Context, clearbox.ServerName) (woken []clearbox.ServerName, err error) // "" is every peer; nil: refused
+	Paths  func() []transport.PathState                                                        // how peers are reached; nil: nothing is known
 }
 
 // Service does the deeds. It is safe for concurrent use and starts nothing.

@@ -192,7 +192,29 @@ func (s *Service) FedStatus(ctx context.Context, a Actor) (wire.AdminFedStatus, 
 	if err != nil {
 		return st, fmt.Errorf("read the outgoing queues: %w", err)
 	}
+	s.showPaths(st.Peers)
 	return st, nil
+}
+
+// showPaths adds by which protocol each peer is reached now. Of several
+// endpoints the one in use counts.
+func (s *Service) showPaths(rows []wire.AdminFedQueue) {
+	if s.o.Paths == nil {
+		return
+	}
+	for _, p := range s.o.Paths() {
+		for i := range rows {
+			if rows[i].Server != p.Server {
+				continue
+			}
+			if p.Proto != "" {
+				rows[i].Protocol = string(p.Proto)
+			}
+			if !p.BrokenUntil.IsZero() {
+				rows[i].H3BrokenUntil = clearbox.Millis(p.BrokenUntil.UnixMilli())
+			}
+		}
+	}
 }
 
 // FedRetry forgets the backoff of one peer, or of all, and tries now.

@@ -192,8 +192,10 @@ type Federation struct {
 	// Names under which peers may address this server, as host or host:port.
 	// Default: host and port of the public address.
 	Authorities []string `config:"authorities" example:"[clearbox.example.org]"`
-	// How to talk to peers: auto and h2 are HTTP/2 over TLS 1.3.
-	Transport string `config:"transport" enum:"auto,h2" later:"h3"`
+	// How to talk to peers. auto: HTTP/3 where both sides have it and the network
+	// lets UDP pass, else HTTP/2; h2 and h3: only that. Unless it is h2, peers may
+	// come by HTTP/3 at the UDP ports of listen.addresses.
+	Transport string `config:"transport" enum:"auto,h2,h3"`
 	// More certificate authorities that peers' certificates may come from, PEM.
 	CAFile string `config:"ca_file" path:"true" example:"tls/partners-ca.pem"`
 	// After this time without success the sender is told that a message is late.

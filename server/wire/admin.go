@@ -237,6 +237,9 @@ type AdminFedQueue struct {
 	LastSeen    clearbox.Millis     `json:"last_seen,omitempty"`
 	LastError   clearbox.Code       `json:"last_error,omitempty"`
 	ClockOffset int64               `json:"clock_offset_ms,omitempty"`
+
+	Protocol      string          `json:"protocol,omitempty"`        // h2 or h3: of the connection in use, empty without one
+	H3BrokenUntil clearbox.Millis `json:"h3_broken_until,omitempty"` // HTTP/3 did not get through and is not tried before
 }
 
 // AdminFedRetry is the body of POST /admin/fed/retry, answered by AdminFedRetried.

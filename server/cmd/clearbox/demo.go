@@ -159,6 +159,9 @@ func (d *demo) setUp(ctx context.Context) error {
 		return errors.New("the two servers did not pin each other")
 	}
 	d.say("Peered. Both admins read out the same words for %s: %s", d.a.name, strings.Join(invited.Words, " "))
+	if err := d.protocols(ctx); err != nil {
+		return err
+	}
 	if d.alice, err = d.join(ctx, d.a, "alice"); err != nil {
 		return err
 	}
@@ -249,6 +252,10 @@ func (d *demo) play(ctx context.Context) error {
 // included. To show that it would find one, it also looks for the servers'
 // names, which do stand there.
 func (d *demo) search(ctx context.Context) error {
+	d.say("")
+	if err := d.protocols(ctx); err != nil {
+		return err
+	}
 	d.a.terminate()
 	d.b.terminate()
 	hits, controls, files, bytes := 0, 0, 0, int64(0)

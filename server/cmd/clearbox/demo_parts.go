@@ -27,6 +27,7 @@ import (
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/server/config"
+	"github.com/clearbox-im/clearbox/server/wire"
 )
 
 // demoCA signs the certificates of the demo's servers. Nothing else trusts it.
@@ -216,6 +217,36 @@ func (h *demoHouse) admin(ctx context.Context, into any, args ...string) error {
 		return err
 	}
 	return json.Unmarshal(out, into)
+}
+
+// protocols tells over what the two servers speak, as each of them sees it. The
+// peering itself began before either knew what the other can do; within moments
+// HTTP/3 takes over.
+func (d *demo) protocols(ctx context.Context) error {
+	for _, way := range [][2]*demoHouse{{d.a, d.b}, {d.b, d.a}} {
+		from, to := way[0], way[1]
+		var at wire.AdminFedQueue
+		for range 50 {
+			if err := from.admin(ctx, &wire.AdminPeerTest{}, "peer", "test", to.name); err != nil {
+				return err
+			}
+			var st wire.AdminFedStatus
+			if err := from.admin(ctx, &st, "fed", "status"); err != nil {
+				return err
+			}
+			for _, p := range st.Peers {
+				if string(p.Server) == to.name {
+					at = p
+				}
+			}
+			if at.Protocol == "h3" {
+				break
+			}
+			time.Sleep(100 * time.Millisecond)
+		}
+		d.say("  %-14s speaks %s with %s", from.name, protocol(at), to.name)
+	}
+	return nil
 }
 
 // demoPerson is somebody with a cbx and a vault.

@@ -219,14 +219,27 @@ func (c *fedStatus) Run(x *call) error {
 	}
 	x.show(st, func() {
 		x.printf("Federation: %s\n", st.Mode)
-		rows := [][]string{{"SERVER", "STATE", "QUEUED", "BYTES", "OLDEST", "FAILURES", "NEXT TRY", "PROBLEM"}}
+		rows := [][]string{{"SERVER", "STATE", "QUEUED", "BYTES", "OLDEST", "FAILURES", "NEXT TRY", "OVER", "PROBLEM"}}
 		for _, p := range st.Peers {
 			rows = append(rows, []string{string(p.Server), p.State, strconv.FormatInt(p.Queued, 10), strconv.FormatInt(p.Bytes, 10),
-				when(p.Oldest), strconv.Itoa(p.Failures), when(p.NextTry), dash(string(p.LastError))})
+				when(p.Oldest), strconv.Itoa(p.Failures), when(p.NextTry), protocol(p), dash(string(p.LastError))})
 		}
 		x.table(rows)
 	})
 	return nil
+}
+
+// protocol is how the peer is reached now, for people.
+func protocol(p wire.AdminFedQueue) string {
+	switch {
+	case p.Protocol == "h3":
+		return "HTTP/3"
+	case p.Protocol == "h2" && p.H3BrokenUntil != 0:
+		return "HTTP/2, UDP blocked"
+	case p.Protocol == "h2":
+		return "HTTP/2"
+	}
+	return "-"
 }
 
 type fedRetry struct {
