@@ -21,24 +21,25 @@ import (
 // server.drain_timeout to end. It returns nil after an orderly stop.
 func (s *Server) Run(ctx context.Context) error {
 	c := s.conf.get()
-	public, packets, socket, err := s.listen()
+	at, err := s.listen()
 	if err != nil {
 		return errors.Join(err, s.Close())
 	}
 	var peers http.Handler
 	if s.inbox != nil {
-		peers = s.inbox
+		peers = s.visits.counted(s.inbox)
 	}
 	quic := s.quicServer(c, peers)
-	if len(packets) > 0 {
+	if len(at.packets) > 0 {
 		peers = offerQUIC(c.PublicURL(), peers)
 	}
 	clients := &http.Server{Handler: doors(s.api.Handler(), peers), TLSConfig: s.certs.tlsConfig(c.TLS.Min), ErrorLog: quiet()}
 	api.ConfigureServer(clients)
 	admins := &http.Server{Handler: s.api.AdminHandler(), ErrorLog: quiet()}
 	api.ConfigureServer(admins)
+	figures := s.figures(quic)
 
-	failed := make(chan error, len(public)+len(packets)+8) // capacity: one for each goroutine below
+	failed := make(chan error, len(at.public)+len(at.packets)+9) // capacity: one for each goroutine below
 	var doors, federating, delivering group
 	report := func(err error) {
 		if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, http.ErrServerClosed) {
@@ -52,14 +53,17 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	doors.start(report, s.api.Run)
 	var serving sync.WaitGroup
-	for _, l := range public {
+	for _, l := range at.public {
 		s.log.Info("listening", "port", portOf(l.Addr()))
 		serving.Go(func() { report(clients.ServeTLS(l, "", "")) })
 	}
-	for _, pc := range packets {
+	for _, pc := range at.packets {
 		serving.Go(func() { report(quic.Serve(pc)) })
 	}
-	serving.Go(func() { report(admins.Serve(socket)) })
+	serving.Go(func() { report(admins.Serve(at.socket)) })
+	if at.figures != nil {
+		serving.Go(func() { report(figures.Serve(at.figures)) })
+	}
 	s.log.Info("ready", "server", string(c.Server.Name), "version", s.o.Version.Version)
 	if s.o.Started != nil {
 		s.o.Started()
@@ -76,7 +80,7 @@ func (s *Server) Run(ctx context.Context) error {
 	defer cancel()
 	s.api.Drain(drain)
 	_ = quic.Shutdown(drain) // what had to be cut, peers send again
-	for _, h := range []*http.Server{clients, admins} {
+	for _, h := range []*http.Server{clients, admins, figures} {
 		if err := h.Shutdown(drain); err != nil {
 			h.Close()
 		}
@@ -128,40 +132,58 @@ func (g *group) stop() {
 // and nobody can act on it.
 func quiet() *log.Logger { return log.New(io.Discard, "", 0) }
 
-func (s *Server) listen() (public []net.Listener, packets []net.PacketConn, socket net.Listener, err error) {
+// listeners are the open doors.
+type listeners struct {
+	public  []net.Listener
+	packets []net.PacketConn // beside each of public, or none
+	socket  net.Listener     // for admin commands
+	figures net.Listener     // nil when it is off
+}
+
+func (at *listeners) close() {
+	for _, l := range append(at.public, at.socket, at.figures) {
+		if l != nil {
+			l.Close()
+		}
+	}
+	closeAll(at.packets)
+}
+
+// listen opens all of them or none.
+func (s *Server) listen() (_ *listeners, err error) {
 	c := s.conf.get()
+	at := &listeners{}
 	defer func() {
 		if err != nil {
-			for _, l := range public {
-				l.Close()
-			}
-			closeAll(packets)
+			at.close()
 		}
 	}()
 	for _, address := range c.Listen.Addresses {
 		l, err := s.o.Listen("tcp", address)
 		if err != nil {
-			return public, nil, nil, fmt.Errorf("listen.addresses: cannot listen on %s: %w", address, err)
+			return nil, fmt.Errorf("listen.addresses: cannot listen on %s: %w", address, err)
 		}
-		public = append(public, l)
+		at.public = append(at.public, l)
 	}
-	if packets, err = s.listenPackets(public); err != nil {
-		return public, nil, nil, err
+	if at.packets, err = s.listenPackets(at.public); err != nil {
+		return nil, err
+	}
+	if at.figures, err = s.listenMetrics(); err != nil {
+		return nil, err
 	}
 	path := c.AdminSocket()
 	if err := freeSocket(path); err != nil {
-		return public, packets, nil, err
+		return nil, err
 	}
-	if socket, err = s.o.Listen("unix", path); err != nil {
-		return public, packets, nil, fmt.Errorf("listen.admin_socket: cannot listen on %s: %w", path, err)
+	if at.socket, err = s.o.Listen("unix", path); err != nil {
+		return nil, fmt.Errorf("listen.admin_socket: cannot listen on %s: %w", path, err)
 	}
-	if _, isUnix := socket.(*net.UnixListener); isUnix {
+	if _, isUnix := at.socket.(*net.UnixListener); isUnix {
 		if err := os.Chmod(path, 0o600); err != nil {
-			socket.Close()
-			return public, packets, nil, fmt.Errorf("listen.admin_socket: %w", err)
+			return nil, fmt.Errorf("listen.admin_socket: %w", err)
 		}
 	}
-	return public, packets, socket, nil
+	return at, nil
 }
 
 // freeSocket removes a socket that a killed process left behind. One that

@@ -82,6 +82,7 @@ type Server struct {
 	sender    *federation.Sender
 	inbox     *federation.Inbox
 	disk      disk
+	visits    visits
 	started   clearbox.Millis
 }
 

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"sync"
+	"sync/atomic"
 )
 
 var errTakenBack = errors.New("the request was taken back")
@@ -104,10 +105,18 @@ func (h *heldBody) Close() error {
 	return nil // what was not begun may go to another connection
 }
 
-// countedBody ends one use of a connection when it is closed.
+// countedBody counts what is read and ends one use of a connection when it is
+// closed.
 type countedBody struct {
 	io.ReadCloser
-	end func()
+	received *atomic.Int64
+	end      func()
+}
+
+func (c *countedBody) Read(b []byte) (int, error) {
+	n, err := c.ReadCloser.Read(b)
+	c.received.Add(int64(n))
+	return n, err
 }
 
 func (c *countedBody) Close() error {
@@ -117,5 +126,5 @@ func (c *countedBody) Close() error {
 }
 
 func (t *Courier) counted(body io.ReadCloser, l *link) io.ReadCloser {
-	return &countedBody{body, sync.OnceFunc(func() { t.release(l) })}
+	return &countedBody{body, &t.of(l.proto).received, sync.OnceFunc(func() { t.release(l) })}
 }

@@ -17,9 +17,11 @@ type Counts struct {
 	Requests    int64 // answered, whatever the status
 	Failures    int64 // sent on a connection and not answered
 	Connections int64 // opened
+	Sent        int64 // bytes of the bodies of answered requests
+	Received    int64 // bytes of the answers' bodies
 }
 
-type counters struct{ requests, failures, connections atomic.Int64 }
+type counters struct{ requests, failures, connections, sent, received atomic.Int64 }
 
 func (t *Courier) of(p Proto) *counters {
 	if p == H3 {
@@ -31,7 +33,10 @@ func (t *Courier) of(p Proto) *counters {
 // Counts gives the counters of a protocol, for metrics.
 func (t *Courier) Counts(p Proto) Counts {
 	c := t.of(p)
-	return Counts{Requests: c.requests.Load(), Failures: c.failures.Load(), Connections: c.connections.Load()}
+	return Counts{
+		Requests: c.requests.Load(), Failures: c.failures.Load(), Connections: c.connections.Load(),
+		Sent: c.sent.Load(), Received: c.received.Load(),
+	}
 }
 
 // Marks tells how many times a path was marked as broken for HTTP/3.

@@ -353,7 +353,9 @@ func (t *Courier) rest(l *link) {
 
 // answered counts an answer whose body is still to be read.
 func (t *Courier) answered(l *link, size int64, took time.Duration, h http.Header) {
-	t.of(l.proto).requests.Add(1)
+	c := t.of(l.proto)
+	c.requests.Add(1)
+	c.sent.Add(max(size, 0))
 	alt := h.Get("Alt-Svc")
 	t.mu.Lock()
 	p := l.path

@@ -38,7 +38,7 @@ func TestHTTP3WinsTheRace(t *testing.T) {
 		if n := w.dialled(); n != 0 {
 			t.Errorf("%d TCP connections beside", n)
 		}
-		if c := tr.Counts(transport.H3); c != (transport.Counts{Requests: 20, Connections: 1}) {
+		if c := tr.Counts(transport.H3); c != (transport.Counts{Requests: 20, Connections: 1, Sent: 20}) {
 			t.Errorf("%+v", c)
 		}
 		if c := tr.Counts(transport.H2); c != (transport.Counts{}) {

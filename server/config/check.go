@@ -94,6 +94,7 @@ func (p *parsing) checkListen() {
 		}
 		seen[a] = true
 	}
+	p.checkMetrics()
 	for i, a := range c.Listen.TrustedProxies {
 		path := fmt.Sprintf("listen.trusted_proxies[%d]", i)
 		prefix, err := netip.ParsePrefix(a)
@@ -108,6 +109,28 @@ func (p *parsing) checkListen() {
 		case prefix != prefix.Masked():
 			p.report(path, "the prefix has bits beyond its length", fmt.Sprintf("write %s", prefix.Masked()))
 		}
+	}
+}
+
+// checkMetrics keeps the figures on this machine unless the operator insists.
+func (p *parsing) checkMetrics() {
+	const path = "listen.metrics"
+	l := p.config.Listen
+	if l.Metrics == "" {
+		return
+	}
+	if what := hostPort(l.Metrics); what != "" {
+		p.report(path, what, "for example \"127.0.0.1:9464\"")
+		return
+	}
+	host, _, err := net.SplitHostPort(l.Metrics)
+	addr, notIP := netip.ParseAddr(host)
+	switch {
+	case err == nil && (host == "localhost" || notIP == nil && addr.IsLoopback()):
+	case !l.MetricsAnywhere:
+		p.report(path, "is no loopback address, and what is read there is not encrypted", "for example \"127.0.0.1:9464\", or set listen.metrics_anywhere to true")
+	default:
+		p.warn(path, "whoever reaches this address reads the server's figures", "let a firewall keep others away")
 	}
 }
 

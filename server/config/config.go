@@ -83,6 +83,12 @@ type Listen struct {
 	// The Unix socket for the admin commands. Default: admin.sock in the data
 	// folder. Only the user that runs the server can open it.
 	AdminSocket string `config:"admin_socket" path:"true" example:"/run/clearbox/admin.sock"`
+	// Where a monitoring system reads figures in the OpenMetrics format, without
+	// TLS, at /metrics. Off when empty. The address must be a loopback one.
+	Metrics string `config:"metrics" example:"127.0.0.1:9464"`
+	// Whether listen.metrics may be another address than a loopback one: whoever
+	// reaches it reads the figures, the names of peers among them.
+	MetricsAnywhere bool `config:"metrics_anywhere"`
 }
 
 // TLS is the section "tls".

@@ -68,6 +68,9 @@ func TestMistakes(t *testing.T) {
 		{name: "text for list", text: "listen: {addresses: \":443\"}\n", want: []string{`x:7:21: listen.addresses: expected a list of texts, found the text ":443"; write it as [":443"]`}},
 		{name: "number in list", text: "listen: {addresses: [443]}\n", want: []string{`x:7:22: listen.addresses[0]: expected text, found the number 443; put it in quotes: "443"`}},
 		{name: "empty list", text: "listen: {addresses: []}\n", want: []string{`x:7:21: listen.addresses: the list is empty; for example [":443"]`}},
+		{name: "figures for everybody", text: "listen: {metrics: \":9464\"}\n", want: []string{
+			`x:7:19: listen.metrics: is no loopback address, and what is read there is not encrypted; for example "127.0.0.1:9464", or set listen.metrics_anywhere to true`}},
+		{name: "figures nowhere", text: "listen: {metrics: here}\n", want: []string{`x:7:19: listen.metrics: expected host:port, found "here"; for example "127.0.0.1:9464"`}},
 		{name: "bad address", text: "listen: {addresses: [\":443\", \"443\", \"a:b\", \"x y:1\", \":443\"]}\n", want: []string{
 			`x:7:30: listen.addresses[1]: expected host:port, found "443"; for example ":443" or "192.0.2.1:8443"`,
 			`x:7:37: listen.addresses[2]: expected host:port, found "a:b"; for example ":443" or "192.0.2.1:8443"`,

@@ -3,6 +3,7 @@ package servertest_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -22,6 +23,15 @@ func TestTwoOrganisationsTalk(t *testing.T) {
 		bob.Say(alice, "and hello from the shore")
 		w.Wait("alice has the answer", time.Minute, func() bool { return len(alice.Heard(bob)) == 1 })
 		w.Wait("delivered", time.Minute, func() bool { s, _ := alice.State(id); return s == core.StateDelivered })
+		figures := w.House("a.test").Figures()
+		for _, line := range []string{`clearbox_fed_requests_total{outcome="failed",proto="h2"} 0`, `clearbox_fed_requests_total{outcome="answered",proto="h3"} 0`, "clearbox_panics_total 0"} {
+			if !strings.Contains(figures, "\n"+line+"\n") {
+				t.Errorf("the figures do not say %s", line)
+			}
+		}
+		if strings.Contains(figures, `clearbox_fed_requests_total{outcome="answered",proto="h2"} 0`) || strings.Contains(figures, `clearbox_fed_served_total{proto="h2"} 0`) {
+			t.Error("no request to or of the peer is counted")
+		}
 	})
 }
 

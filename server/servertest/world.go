@@ -17,8 +17,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"math/big"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -141,7 +143,7 @@ func (w *World) addHouse(name clearbox.ServerName) *House {
 	c := config.Default()
 	c.Server.Name, c.Server.DataDir = name, filepath.Join(h.dir, "data")
 	c.Organisation.Country = "AT"
-	c.Listen.Addresses = []string{string(name) + ":443"}
+	c.Listen.Addresses, c.Listen.Metrics = []string{string(name) + ":443"}, string(name)+":9464"
 	c.TLS.CertFile, c.TLS.KeyFile = filepath.Join(h.dir, "cert.pem"), filepath.Join(h.dir, "key.pem")
 	c.Keys.RootKeyFile, c.Keys.IdentityKeyFile = filepath.Join(h.dir, "root.key"), filepath.Join(h.dir, "identity.key")
 	c.Federation.CAFile = filepath.Join(h.dir, "ca.pem")
@@ -266,14 +268,43 @@ func (w *World) check() {
 			w.T.Errorf("%s: a handler panicked", name)
 		}
 	}
-	logged := w.log.String()
-	for _, secret := range w.spoken {
-		if i := strings.Index(logged, secret); i >= 0 {
-			begin := strings.LastIndexByte(logged[:i], '\n') + 1
-			end := i + strings.IndexByte(logged[i:], '\n')
-			w.T.Errorf("a log line holds a secret: %s", logged[begin:end])
+	w.checkSilence("a log line", w.log.String())
+	for _, h := range w.houses {
+		if h.server != nil {
+			w.checkSilence("a figure", h.Figures())
 		}
 	}
+}
+
+// checkSilence looks for what was said in a text of lines.
+func (w *World) checkSilence(what, text string) {
+	w.T.Helper()
+	for _, secret := range w.spoken {
+		if i := strings.Index(text, secret); i >= 0 {
+			begin := strings.LastIndexByte(text[:i], '\n') + 1
+			end := i + strings.IndexByte(text[i:], '\n')
+			w.T.Errorf("%s holds a secret: %s", what, text[begin:end])
+		}
+	}
+}
+
+// Figures gives the text that a monitoring system reads.
+func (h *House) Figures() string {
+	w := h.w
+	w.T.Helper()
+	tr := &http.Transport{DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+		return w.Wires.Dial(ctx, "monitoring", address)
+	}}
+	defer tr.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: tr, Timeout: time.Minute}).Get("http://" + h.Conf.Listen.Metrics + "/metrics")
+	w.must(err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	w.must(err)
+	if resp.StatusCode != http.StatusOK {
+		w.T.Errorf("%s: the figures are answered with status %d", h.Name, resp.StatusCode)
+	}
+	return string(text)
 }
 
 func (w *World) close() {
