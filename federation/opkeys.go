@@ -197,6 +197,28 @@ func (s *Self) SenderRoot() (*curve.PrivateKey, error) {
 	return curve.NewPrivateKey(s.blob.Keys[s.current(PurposeSenderCert)].Seed)
 }
 
+// SenderRoot is a key under which a server's sender certificates stand.
+type SenderRoot struct {
+	Key                curve.PublicKey
+	NotBefore, Expires clearbox.Millis
+}
+
+// Roots are all keys for sender certificates that the document shows, those to
+// come and those whose time is over included.
+func (d *Document) Roots() []SenderRoot {
+	var roots []SenderRoot
+	for i := range d.Keys {
+		k := &d.Keys[i]
+		if k.Purpose != PurposeSenderCert {
+			continue
+		}
+		if x, err := decode64(k.X); err == nil && len(x) == 32 {
+			roots = append(roots, SenderRoot{Key: curve.PublicKey(x), NotBefore: k.NotBefore, Expires: k.Expires})
+		}
+	}
+	return roots
+}
+
 // SenderRoots are the keys under which a sender certificate of this server may
 // stand that was presented when a message was accepted, at the given moment.
 // Judging by that moment keeps mail readable that waited longer than its
@@ -204,13 +226,9 @@ func (s *Self) SenderRoot() (*curve.PrivateKey, error) {
 func (d *Document) SenderRoots(accepted clearbox.Millis) []curve.PublicKey {
 	slack := clearbox.Millis(documentSlack.Milliseconds())
 	var roots []curve.PublicKey
-	for i := range d.Keys {
-		k := &d.Keys[i]
-		if k.Purpose != PurposeSenderCert || k.NotBefore > accepted+slack || k.Expires < accepted-slack {
-			continue
-		}
-		if x, err := decode64(k.X); err == nil && len(x) == 32 {
-			roots = append(roots, curve.PublicKey(x))
+	for _, r := range d.Roots() {
+		if r.NotBefore <= accepted+slack && accepted-slack <= r.Expires {
+			roots = append(roots, r.Key)
 		}
 	}
 	return roots

@@ -183,7 +183,7 @@ func (s *Server) buildRooms(ctx context.Context, c *config.Config) error {
 	}
 	dirs := directory.Options{Now: s.o.Now, Random: s.o.Random, Log: s.log}
 	if s.client != nil {
-		dirs.Remote = remote{s.client}
+		dirs.Remote, dirs.SenderRoot = remote{s.client}, s.self.SenderRoot
 	}
 	s.directory = directory.New(s.store, s.auth, name, dirs)
 	s.disk = disk{path: c.Server.DataDir, reserve: uint64(c.Limits.DiskReserve)}
@@ -284,7 +284,7 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 		Mailbox:      func(p auth.Principal) api.Mailbox { return s.delivery.Mailbox(p) },
 		Archive:      archive.New(s.store, archive.Options{MaxItems: orUnlimited(int64(c.Limits.ArchiveItems)), MaxBytes: orUnlimited(int64(c.Limits.ArchiveSize))}),
 		Admin:        admin.New(s.store, s.auth, c.Server.Name, deeds),
-		StatusEvents: s.delivery.OnState,
+		StatusEvents: s.delivery.OnState, Servers: s.known(c),
 	}, api.Options{
 		Now: s.o.Now, Random: s.o.Random, Log: s.log, Version: s.o.Version, Registration: auth.Mode(c.Registration.Mode), TrustedProxies: proxies,
 		Checks: []api.Check{{Name: "store", Probe: s.store.Ping}, {Name: "disk", Probe: func(context.Context) error { return s.disk.admit() }}},
@@ -294,6 +294,23 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 		},
 	})
 	return nil
+}
+
+// known tells clients about servers. Without federation there is the own one.
+func (s *Server) known(c *config.Config) func(context.Context, clearbox.ServerName) (wire.ServerInfo, error) {
+	if s.peering != nil {
+		return s.peering.Known
+	}
+	own := wire.ServerInfo{
+		Server: c.Server.Name, State: wire.ServerOwn,
+		Controller: c.Organisation.Name, Country: c.Organisation.Country, Contact: c.Organisation.Contact,
+	}
+	return func(_ context.Context, server clearbox.ServerName) (wire.ServerInfo, error) {
+		if server != own.Server {
+			return wire.ServerInfo{Server: server, State: wire.ServerNotPeered}, nil
+		}
+		return own, nil
+	}
 }
 
 // routes tells delivery which peers may be written to.

@@ -62,6 +62,8 @@ type Parts struct {
 	Archive   *archive.Service
 	Presence  *presence.Hub
 	Admin     *admin.Service
+	// Servers tells what is known of a server.
+	Servers func(ctx context.Context, server clearbox.ServerName) (wire.ServerInfo, error)
 
 	// StatusEvents tells live states of a person's messages, best effort. tell
 	// never blocks. It is opened when a socket sends for the first time.

@@ -100,6 +100,9 @@ func operations() []operation {
 		{post, "/keys/claim", people, small, claimKeys, nil},
 		{get, "/users/{id}", people, 0, lookup, myself},
 
+		{get, "/contacts/certificate", device, 0, senderCertificate, nil},
+		{get, "/servers/{name}", device, 0, serverInfo, nil},
+
 		{post, "/messages/send", device, send, sendMessage, nil},
 		{post, "/messages/status", device, small, messageStatus, nil},
 		{get, "/messages/history", device, 0, readHistory, nil},

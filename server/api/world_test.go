@@ -79,6 +79,9 @@ type setup struct {
 	api     api.Options
 	auth    auth.Options
 	archive archive.Options
+
+	directory directory.Options
+
 	mailbox func(api.Mailbox) api.Mailbox
 	router  func(api.Router) api.Router
 	bubble  bool // in a synctest bubble: no listener
@@ -92,7 +95,8 @@ func newWorld(t testing.TB, o setup) *world {
 	}
 	w := &world{World: authtest.New(t, o.auth), t: t, log: &syncBuffer{}, hub: presence.New()}
 	w.Random.Read(make([]byte, o.draws))
-	dir := directory.New(w.Store, w.Auth, home, directory.Options{Now: w.Clock.Now, Random: w.Random})
+	o.directory.Now, o.directory.Random = w.Clock.Now, w.Random
+	dir := directory.New(w.Store, w.Auth, home, o.directory)
 	w.router = delivery.New(w.Store, w.People, dir, noRoute{}, home, delivery.Options{Now: w.Clock.Now})
 	log := slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	o.api.Log = log
@@ -107,6 +111,10 @@ func newWorld(t testing.TB, o setup) *world {
 		Auth: w.Auth, Directory: dir, Router: w.router, Archive: archive.New(w.Store, o.archive), Presence: w.hub,
 		Mailbox: func(p auth.Principal) api.Mailbox { return w.router.Mailbox(p) },
 		Admin:   admin.New(w.Store, w.Auth, home, admin.Options{Now: w.Clock.Now, Version: o.api.Version}),
+		Servers: func(_ context.Context, name clearbox.ServerName) (wire.ServerInfo, error) {
+			return wire.ServerInfo{Server: name, State: wire.ServerUnreachable, Since: 5, Controller: "Clinic", Country: "AT", Contact: "dpo@" + string(name),
+				Roots: []wire.SenderRoot{{Key: make([]byte, 33), NotBefore: 1, Expires: 2}}}, nil
+		},
 	}
 	if o.mailbox != nil {
 		open := parts.Mailbox

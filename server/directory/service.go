@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/singleflight"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/curve"
 	"github.com/clearbox-im/clearbox/crypto/keys"
 	"github.com/clearbox-im/clearbox/server/auth"
 	"github.com/clearbox-im/clearbox/server/auth/throttle"
@@ -25,6 +26,9 @@ type Options struct {
 	Random io.Reader        // crypto/rand if nil
 	Log    *slog.Logger     // discards if nil
 	Remote Remote           // nil: every other server is unreachable
+	// SenderRoot is the key under which sender certificates are issued now; nil:
+	// none are.
+	SenderRoot func() (*curve.PrivateKey, error)
 
 	RemoteFresh   time.Duration // a cached remote account is served unasked; 1 hour if 0
 	RemoteStale   time.Duration // and when its server does not answer; 14 days if 0
@@ -46,6 +50,7 @@ type Service struct {
 
 	lists   listCache
 	flights singleflight.Group // one question at a time per remote person
+	issuer  issuer             // of sender certificates
 
 	lookups   *throttle.Buckets // nil: no limit
 	uploads   *throttle.Buckets // per device: signatures cost time
@@ -53,6 +58,8 @@ type Service struct {
 	peerKeys  *throttle.Buckets // per peer and target
 	peerRate  *throttle.Buckets // per peer
 	strangers *throttle.Buckets // per peer: claims for nobody that are remembered
+
+	certificates *throttle.Buckets // per device
 }
 
 // New makes the directory of server. It starts nothing. accounts closes the
@@ -95,6 +102,8 @@ func New(store *storage.Store, accounts *auth.Service, server clearbox.ServerNam
 		peerKeys:  throttle.New(o.PeerKeysPerHour, time.Hour/time.Duration(o.PeerKeysPerHour), 50_000),
 		peerRate:  throttle.New(10, time.Second/10, 0),
 		strangers: throttle.New(60, time.Minute, 0),
+
+		certificates: throttle.New(10, time.Minute, 50_000),
 	}
 	if n := o.LookupsPerMinute; n > 0 {
 		s.lookups = throttle.New(n, time.Minute/time.Duration(n), 0)
