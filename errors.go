@@ -56,6 +56,7 @@ const (
 	CodeFenced              Code = "fenced"
 	CodeUnknownPeer         Code = "unknown_peer"
 	CodeUnsupportedCritical Code = "unsupported_critical"
+	CodeUnsupportedVersion  Code = "unsupported_version" // the two servers speak no common version
 )
 
 // Error is the one error that crosses a boundary. Text is for the person and

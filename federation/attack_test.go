@@ -15,7 +15,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -101,10 +100,10 @@ func digestOf(b []byte) string {
 
 // The attacks. alter runs on a freshly signed request; the request must be
 // answered with that code, for that reason, and change nothing.
-func attacks(t *testing.T) []attack {
-	foreign := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{0x66}, 32))
+
+// Path, method, host and destination swap.
+func attacksOnTarget(t *testing.T) []attack {
 	return []attack{
-		// Path, method, host and destination swap (federation.md, 15, attack 2).
 		{"another path", func(c *captured) { c.r.URL.Path = federation.PathHello }, 401, clearbox.CodeBadSignature, federation.FaultSignature},
 		{"a query added", func(c *captured) { c.r.URL.RawQuery = "x=1" }, 401, clearbox.CodeBadSignature, federation.FaultSignature},
 		{"an escaped path", func(c *captured) { c.r.URL.RawPath = "/fed/v1/t%78n" }, 401, clearbox.CodeBadSignature, federation.FaultSignature},
@@ -119,8 +118,11 @@ func attacks(t *testing.T) []attack {
 			c.signAs(t, "a.test", "c.test", time.Now())
 			c.r.Header.Set("Clearbox-Destination", "b.test")
 		}, 401, clearbox.CodeBadSignature, federation.FaultSignature},
+	}
+}
 
-		// Body (attack 3).
+func attacksOnBody() []attack {
+	return []attack{
 		{"one bit of the body", func(c *captured) { c.body[len(c.body)/2] ^= 1 }, 401, clearbox.CodeBadSignature, federation.FaultDigest},
 		{"body and digest replaced", func(c *captured) {
 			c.body[len(c.body)/2] ^= 1
@@ -132,8 +134,12 @@ func attacks(t *testing.T) []attack {
 		}, 401, clearbox.CodeBadSignature, federation.FaultSignature},
 		{"no digest", func(c *captured) { c.r.Header.Del("Content-Digest") }, 401, clearbox.CodeBadSignature, federation.FaultDuplicate},
 		{"another content type", func(c *captured) { c.r.Header.Set("Content-Type", "text/plain") }, 401, clearbox.CodeBadSignature, federation.FaultSignature},
+	}
+}
 
-		// Algorithm and parameter games (attack 4).
+// Algorithm and parameter games.
+func attacksOnParameters() []attack {
+	return []attack{
 		{"alg added", func(c *captured) { c.replaceInput(`;tag=`, `;alg="hmac-sha256";tag=`) }, 401, clearbox.CodeBadSignature, federation.FaultComponents},
 		{"alg ed25519 added at the end", func(c *captured) { c.replaceInput(`"clearbox-fed-1"`, `"clearbox-fed-1";alg="ed25519"`) }, 401, clearbox.CodeBadSignature, federation.FaultComponents},
 		{"a second label", func(c *captured) {
@@ -171,8 +177,12 @@ func attacks(t *testing.T) []attack {
 			i := strings.Index(in, `nonce="`) + 7
 			c.r.Header.Set("Signature-Input", in[:i]+in[i+11:])
 		}, 401, clearbox.CodeBadSignature, federation.FaultForm},
+	}
+}
 
-		// White space, repeats, encodings.
+// White space, repeats, encodings.
+func attacksOnForm(t *testing.T) []attack {
+	return []attack{
 		{"space after a semicolon", func(c *captured) { c.replaceInput(`;created`, `; created`) }, 401, clearbox.CodeBadSignature, federation.FaultComponents},
 		{"two spaces in the list", func(c *captured) { c.replaceInput(`" "`, `"  "`) }, 401, clearbox.CodeBadSignature, federation.FaultComponents},
 		{"a space at the end", func(c *captured) { c.r.Header.Set("Signature-Input", c.r.Header.Get("Signature-Input")+" ") }, 401, clearbox.CodeBadSignature, federation.FaultForm},
@@ -187,6 +197,14 @@ func attacks(t *testing.T) []attack {
 		}, 401, clearbox.CodeBadSignature, federation.FaultDuplicate},
 		{"no signature", func(c *captured) { c.r.Header.Del("Signature") }, 401, clearbox.CodeBadSignature, federation.FaultDuplicate},
 		{"an endless signature input", func(c *captured) { c.r.Header.Set("Signature-Input", strings.Repeat("a", 5000)) }, 413, clearbox.CodeTooLarge, federation.FaultLength},
+		{"too large a body", func(c *captured) { c.body = make([]byte, federation.MaxTransaction+1); c.sign(t, time.Now()) }, 413, clearbox.CodeTooLarge, federation.FaultLength},
+		{"a body that is no CBOR", func(c *captured) { c.body = []byte("{}"); c.sign(t, time.Now()) }, 400, clearbox.CodeBadRequest, ""},
+		{"a signed body of another type", func(c *captured) { c.r.Header.Set("Content-Type", "application/json"); c.sign(t, time.Now()) }, 415, clearbox.CodeUnsupportedMedia, ""},
+	}
+}
+
+func attacksByCompression(t *testing.T) []attack {
+	return []attack{
 		{"a compressed body", func(c *captured) {
 			var z bytes.Buffer
 			w := gzip.NewWriter(&z)
@@ -196,11 +214,13 @@ func attacks(t *testing.T) []attack {
 			c.sign(t, time.Now())
 			c.r.Header.Set("Content-Encoding", "gzip")
 		}, 415, clearbox.CodeUnsupportedMedia, federation.FaultEncoding},
-		{"too large a body", func(c *captured) { c.body = make([]byte, federation.MaxTransaction+1); c.sign(t, time.Now()) }, 413, clearbox.CodeTooLarge, federation.FaultLength},
-		{"a body that is no CBOR", func(c *captured) { c.body = []byte("{}"); c.sign(t, time.Now()) }, 400, clearbox.CodeBadRequest, ""},
-		{"a signed body of another type", func(c *captured) { c.r.Header.Set("Content-Type", "application/json"); c.sign(t, time.Now()) }, 415, clearbox.CodeUnsupportedMedia, ""},
+	}
+}
 
-		// Keys and origins.
+// Keys, origins and time.
+func attacksOnKeys(t *testing.T) []attack {
+	foreign := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{0x66}, 32))
+	return []attack{
 		{"another origin's key", func(c *captured) { c.r.Header.Set("Clearbox-Origin", "c.test") }, 401, clearbox.CodeUnknownKey, federation.FaultKey},
 		{"an origin that is no peer", func(c *captured) { c.signAs(t, "stranger.test", "b.test", time.Now()) }, 403, clearbox.CodeUnknownPeer, ""},
 		{"an origin that is no name", func(c *captured) { c.r.Header.Set("Clearbox-Origin", "127.0.0.1") }, 401, clearbox.CodeBadSignature, federation.FaultForm},
@@ -224,17 +244,21 @@ type attack struct {
 	fault  federation.Fault
 }
 
-func TestAttacks(t *testing.T) {
+// The rows of the threat model (federation.md, 15) that are attacks on single requests.
+func TestThreat02TargetSwap(t *testing.T)         { refusesAll(t, attacksOnTarget(t), 11) }
+func TestThreat03BodySwap(t *testing.T)           { refusesAll(t, attacksOnBody(), 6) }
+func TestThreat04AlgorithmConfusion(t *testing.T) { refusesAll(t, attacksOnParameters(), 15) }
+func TestThreat22CompressedBombs(t *testing.T)    { refusesAll(t, attacksByCompression(t), 1) }
+
+func TestAttacksOnForm(t *testing.T) { refusesAll(t, attacksOnForm(t), 8) }
+func TestAttacksOnKeys(t *testing.T) { refusesAll(t, attacksOnKeys(t), 8) }
+
+// refusesAll runs at least that many attacks, and then the genuine request.
+func refusesAll(t *testing.T, list []attack, least int) {
 	log := &faultLog{}
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, "a.test", "b.test", "c.test")
-		w.start()
-		defer w.stop()
-		wait(t, time.Second)
-		a, b := w.nodes["a.test"], w.nodes["b.test"]
+	world3(t, nil, func(_ *world, a, b, _ *node) {
 		b.log(log)
-		list := attacks(t)
-		if len(list) < 40 {
+		if len(list) < least {
 			t.Errorf("only %d attacks", len(list))
 		}
 		for _, k := range list {
@@ -250,11 +274,21 @@ func TestAttacks(t *testing.T) {
 				t.Fatalf("%s: something was accepted", k.name)
 			}
 		}
+		time.Sleep(time.Second) // another nonce than the last attack's
 		c := newCaptured(t, a, b)
 		if resp := c.deliver(); resp.StatusCode != 200 || b.acceptor.batches != 1 {
 			t.Errorf("the genuine request was answered with %d: the table proves nothing", resp.StatusCode)
 		}
-		// Resent byte for byte at once, after a second and after ten minutes (attack 1).
+	})
+}
+
+// Row 1: resent byte for byte at once, after a second and after ten minutes.
+func TestThreat01Replay(t *testing.T) {
+	two(t, nil, func(w *world, a, b *node) {
+		c := newCaptured(t, a, b)
+		if resp := c.deliver(); resp.StatusCode != 200 || b.acceptor.batches != 1 {
+			t.Fatalf("the genuine request was answered with %d", resp.StatusCode)
+		}
 		for _, again := range []struct {
 			after time.Duration
 			code  clearbox.Code
@@ -265,6 +299,7 @@ func TestAttacks(t *testing.T) {
 				t.Errorf("resent after %v: %d %s", again.after, resp.StatusCode, code)
 			}
 		}
+		b.acceptor.delivered = nil // it was not in the outbox
 	})
 }
 
@@ -302,9 +337,9 @@ func problemCode(t *testing.T, resp *http.Response) clearbox.Code {
 	return p.Code
 }
 
-// Attack 17: an answer that is altered, unsigned, moved to another request or
+// Row 17: an answer that is altered, unsigned, moved to another request or
 // from somebody else is no answer.
-func TestAttacksOnAnswers(t *testing.T) {
+func TestThreat17ForgedAnswers(t *testing.T) {
 	var kept *http.Response
 	var keptBody []byte
 	for _, k := range []struct {

@@ -97,7 +97,7 @@ func classify(err error) (reaction, *RefusedError) {
 	var r *RefusedError
 	if !errors.As(err, &r) {
 		switch clearbox.CodeOf(err) {
-		case clearbox.CodePeerBlocked, clearbox.CodeUnknownPeer:
+		case clearbox.CodePeerBlocked, clearbox.CodeUnknownPeer, clearbox.CodeUnsupportedVersion:
 			return reactPark, nil // by our own table
 		case clearbox.CodeTooLarge:
 			var p *ProfileError

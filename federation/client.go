@@ -28,6 +28,8 @@ type ClientOptions struct {
 	Now    func() time.Time // default time.Now
 	Random io.Reader        // safe for concurrent use; default crypto/rand
 	Log    *slog.Logger     // default discards
+	Alert  func(peer clearbox.ServerName, kind Alert)
+	Gossip bool // compares with peers what servers that both know show them
 }
 
 // Client makes signed requests to peers and verifies their answers. It is safe
@@ -55,6 +57,10 @@ type knownPeer struct {
 	refetched time.Time // last refetch for an unknown key
 	fetching  bool
 	closed    time.Time // directory questions are not asked before this moment
+
+	seen    string              // the highest version that the document of ours offers which the peer holds; "" if it did not say
+	alerted map[Alert]time.Time // when an operator was told last
+	told    time.Time           // last gossip that it was answered
 }
 
 // NewClient starts nothing.
@@ -218,8 +224,10 @@ func (c *Client) FetchDocument(ctx context.Context, server clearbox.ServerName) 
 	}
 	if err := c.CheckDocument(&p, doc); err != nil {
 		c.opts.Log.Error("server document refused", "peer", string(server), "code", string(clearbox.CodeOf(err)), "error", err.Error())
+		c.alertRefused(server, err)
 		return nil, err
 	}
+	c.noteOffer(&p, doc)
 	if err := c.peers.SaveDocument(ctx, server, doc); err != nil {
 		return nil, err
 	}
@@ -342,6 +350,10 @@ func (c *Client) callOnce(ctx context.Context, p *Peer, path string, body []byte
 	if err != nil {
 		return nil, unreachable(err)
 	}
+	version, err := c.version(p)
+	if err != nil {
+		return nil, err
+	}
 	keys := func(kid string) (ed25519.PublicKey, bool) {
 		if k, ok := c.keysOf(p)(kid); ok {
 			return k, true
@@ -355,7 +367,7 @@ func (c *Client) callOnce(ctx context.Context, p *Peer, path string, body []byte
 		}
 		return c.keysOf(&fresh)(kid)
 	}
-	return c.post(ctx, t, base+path, body, limit, c.opts.Now().Add(p.ClockOffset), keys)
+	return c.post(ctx, t, base+path, body, limit, c.opts.Now().Add(p.ClockOffset), version, keys)
 }
 
 // Introduce makes a signed POST to a server that is not a peer yet, whose
@@ -367,23 +379,31 @@ func (c *Client) Introduce(ctx context.Context, t Target, doc *Document, path st
 	if err != nil {
 		return nil, unreachable(err)
 	}
+	version, err := Common(c.self.Protocol(), doc.Protocol)
+	if err != nil {
+		return nil, err
+	}
 	keys := func(kid string) (ed25519.PublicKey, bool) { return doc.FedSign(kid, c.opts.Now()) }
-	answer, err := c.post(ctx, t, base+path, body, limit, c.opts.Now(), keys)
+	answer, err := c.post(ctx, t, base+path, body, limit, c.opts.Now(), version, keys)
 	if e := (*RefusedError)(nil); errors.As(err, &e) && e.Code == clearbox.CodeClockSkew && e.Signed {
 		at := time.UnixMilli(int64(e.ServerTime))
 		if at.Sub(c.opts.Now()).Abs() < maxOffset {
-			return c.post(ctx, t, base+path, body, limit, at, keys)
+			return c.post(ctx, t, base+path, body, limit, at, version, keys)
 		}
 	}
 	return answer, err
 }
 
-func (c *Client) post(ctx context.Context, t Target, url string, body []byte, limit int64, created time.Time, keys KeyFor) ([]byte, error) {
+func (c *Client) post(ctx context.Context, t Target, url string, body []byte, limit int64, created time.Time, version string, keys KeyFor) ([]byte, error) {
+	if err := c.self.Usable(); err != nil {
+		return nil, err
+	}
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(body))
 	if err != nil {
 		return nil, clearbox.Wrap(clearbox.CodeBadRequest, "the endpoint is not usable", err)
 	}
 	req.Header.Set(headerType, TypeCBOR)
+	req.Header.Set(headerVersion, version)
 	key := c.self.SigningKey()
 	sig, err := SignRequest(req, body, c.self.Server(), t.Server, key, created, c.opts.Random)
 	if err != nil {
@@ -409,6 +429,8 @@ func (c *Client) post(ctx context.Context, t Target, url string, body []byte, li
 func (c *Client) Hello(ctx context.Context, server clearbox.ServerName, own ...Position) (*Hello, error) {
 	greeting := c.hello(ctx, server)
 	greeting.Streams = own
+	asked := c.askAround(ctx, server)
+	greeting.Gossip = asked.request()
 	body, err := encoder.Marshal(greeting)
 	if err != nil {
 		return nil, clearbox.Wrap(clearbox.CodeInternal, "the greeting could not be encoded", err)
@@ -422,6 +444,7 @@ func (c *Client) Hello(ctx context.Context, server clearbox.ServerName, own ...P
 		return nil, err
 	}
 	c.compare(ctx, server, &h)
+	c.listen(ctx, server, asked, h.Gossip)
 	return &h, nil
 }
 
@@ -437,7 +460,8 @@ func (c *Client) hello(ctx context.Context, server clearbox.ServerName) Hello {
 }
 
 // compare looks at what a peer said in a greeting: a newer document of its own
-// is fetched, one sequence with two hashes is reported.
+// is fetched; one sequence with two hashes, and a document in our name that is
+// not ours, are split views.
 func (c *Client) compare(ctx context.Context, server clearbox.ServerName, h *Hello) {
 	theirs := c.Document(ctx, server)
 	switch {
@@ -446,6 +470,18 @@ func (c *Client) compare(ctx context.Context, server clearbox.ServerName, h *Hel
 	case h.Seq == theirs.Seq:
 		if hash := theirs.Hash(); !bytes.Equal(hash[:], h.Hash) {
 			c.opts.Log.Error("split view: the peer shows another document under the same sequence", "peer", string(server), "seq", h.Seq)
+			c.alert(server, AlertSplitView)
 		}
 	}
+	if len(h.Seen) == 0 {
+		return
+	}
+	version, ours := c.self.holding(h.Seen)
+	if !ours {
+		c.opts.Log.Error("split view: the peer holds a document of this server that this server does not know; was it restored from a backup?", "peer", string(server))
+		c.alert(server, AlertSplitView)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.entry(server).seen = version
 }

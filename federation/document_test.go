@@ -74,7 +74,7 @@ func TestDocument(t *testing.T) {
 	}
 }
 
-// Attack 5: an older document, and another one under the same sequence.
+// An older document, and another one under the same sequence.
 func TestDocumentRollback(t *testing.T) {
 	parse := func(d *federation.Document) *federation.Document {
 		p, err := federation.ParseDocument(signed(t, d, identity(1)))

@@ -26,10 +26,6 @@ const (
 	MaxDirectory   = 1 << 20  // bytes of an answer with device lists or bundles
 )
 
-// Version is the protocol version of this build as it stands in the signed
-// document and in the clearbox-version header: major.minor.
-const Version = "1.0"
-
 // Class separates streams with different promises.
 type Class string
 

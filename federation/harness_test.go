@@ -62,6 +62,10 @@ type node struct {
 	window   int
 	rate     int
 	opened   int
+	protocol federation.Protocol // zero for the standard one
+	mute     bool                // no gossip
+	previous ed25519.PrivateKey
+	alerts   alertLog
 
 	self   *federation.Self
 	client *federation.Client
@@ -125,18 +129,40 @@ func (n *node) open() {
 	n.opened++
 	var err error
 	n.self, err = federation.OpenSelf(t.Context(), n.name, n.identity, n.selfBlob, federation.SelfOptions{
+		Features: []string{federation.FeatureGossip}, Protocol: n.protocol, Previous: n.previous,
 		Endpoints: []federation.Endpoint{{URL: "https://" + string(n.name)}}, Now: n.now, Random: seeded{rand.New(rand.NewPCG(uint64(n.opened), uint64(n.name[0])))},
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	random := &lockedRandom{r: seeded{rand.New(rand.NewPCG(9, uint64(n.name[0])+uint64(time.Now().UnixNano())))}}
-	n.client = federation.NewClient(n.self, n.peers, n, federation.ClientOptions{Now: n.now, Random: random})
+	n.client = federation.NewClient(n.self, n.peers, n, federation.ClientOptions{Now: n.now, Random: random, Alert: n.alerts.add, Gossip: !n.mute})
 	n.sender = federation.NewSender(n.client, n.outbox, federation.SenderOptions{Now: n.now, Random: random, Window: n.window})
 	n.self.OnDocument(n.sender.Greet)
 	n.inbox.Store(federation.NewInbox(n.self, n.client, n.acceptor, n.dir, federation.InboxOptions{
 		Now: n.now, Contact: n.sender.Wake, EnvelopesPerSecond: n.rate,
 	}))
+}
+
+// alertLog keeps what operators are told.
+type alertLog struct {
+	mu   sync.Mutex
+	told []string
+}
+
+func (l *alertLog) add(peer clearbox.ServerName, kind federation.Alert) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.told = append(l.told, string(kind)+" "+string(peer))
+}
+
+// take gives what was told since the last time.
+func (l *alertLog) take() []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	told := l.told
+	l.told = nil
+	return told
 }
 
 type lockedRandom struct {

@@ -127,6 +127,10 @@ func claims(q *quota) *rate.Limiter    { return q.claims }
 // ServeHTTP answers one request.
 func (in *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Cache-Control", "no-store")
+	if in.self.Usable() != nil {
+		in.refuseUnsigned(w, &problem{Code: clearbox.CodeUnavailable}) // what is signed now, nobody believes
+		return
+	}
 	switch r.URL.Path {
 	case PathWellKnown:
 		in.serveWellKnown(w, r)
@@ -181,6 +185,10 @@ func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 		return
 	case peer.State != PeerActive:
 		a.refuse(clearbox.Errorf(clearbox.CodePeerBlocked, "the peering is not active"))
+		return
+	}
+	if err := in.client.spoken(&peer, v.Version); err != nil {
+		a.refuse(err)
 		return
 	}
 	q := in.quotas.of(origin)

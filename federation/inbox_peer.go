@@ -147,6 +147,7 @@ func (in *Inbox) greeting(ctx context.Context, peer clearbox.ServerName, body []
 	}
 	in.client.compare(ctx, peer, &h)
 	answer := in.client.hello(ctx, peer)
+	answer.Gossip = in.client.gossip(ctx, peer, h.Gossip)
 	for i := range h.Streams {
 		p := &h.Streams[i]
 		if !p.valid() {

@@ -44,6 +44,8 @@ type Hello struct {
 	// Streams are the speaker's own towards the listener, in the answer the same ones as far as they
 	// were accepted.
 	Streams []Position `cbor:"streams,omitempty"`
+
+	Gossip *Gossip `cbor:"gossip,omitempty"` // about servers that both may know
 }
 
 type resolveRequest struct {
@@ -99,7 +101,8 @@ func statusOf(code clearbox.Code) int {
 		return http.StatusBadRequest
 	case clearbox.CodeBadSignature, clearbox.CodeUnknownKey, clearbox.CodeClockSkew, clearbox.CodeReplay:
 		return http.StatusUnauthorized
-	case clearbox.CodeUnknownPeer, clearbox.CodePeerBlocked, clearbox.CodeForbidden, clearbox.CodeInviteInvalid, clearbox.CodeIdentityChanged:
+	case clearbox.CodeUnknownPeer, clearbox.CodePeerBlocked, clearbox.CodeForbidden, clearbox.CodeInviteInvalid, clearbox.CodeIdentityChanged,
+		clearbox.CodeUnsupportedVersion:
 		return http.StatusForbidden
 	case clearbox.CodeNotFound, clearbox.CodeRecipientUnavailable:
 		return http.StatusNotFound

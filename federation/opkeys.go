@@ -131,23 +131,32 @@ func rotateKeys(keys []selfKey, now time.Time, random io.Reader) ([]selfKey, boo
 		if any {
 			from = now.Add(rule.warmUp)
 		}
-		seed := make([]byte, 32)
-		if rule.curve == curveX25519 {
-			private, err := curve.GeneratePrivateKey(random)
-			if err != nil {
-				return nil, false, fmt.Errorf("draw an operational key: %w", err)
-			}
-			seed = private.Bytes()
-		} else if _, err := io.ReadFull(random, seed); err != nil {
-			return nil, false, fmt.Errorf("draw an operational key: %w", err)
+		k, err := drawKey(rule, from, random)
+		if err != nil {
+			return nil, false, err
 		}
-		kept = append(kept, selfKey{
-			Purpose: rule.purpose, Seed: seed,
-			NotBefore: clearbox.Millis(from.UnixMilli()), Expires: clearbox.Millis(from.Add(rule.life).UnixMilli()),
-		})
+		kept = append(kept, k)
 		changed = true
 	}
 	return kept, changed, nil
+}
+
+// drawKey makes a key that may be used from then on.
+func drawKey(rule keyRule, from time.Time, random io.Reader) (selfKey, error) {
+	seed := make([]byte, 32)
+	if rule.curve == curveX25519 {
+		private, err := curve.GeneratePrivateKey(random)
+		if err != nil {
+			return selfKey{}, fmt.Errorf("draw an operational key: %w", err)
+		}
+		seed = private.Bytes()
+	} else if _, err := io.ReadFull(random, seed); err != nil {
+		return selfKey{}, fmt.Errorf("draw an operational key: %w", err)
+	}
+	return selfKey{
+		Purpose: rule.purpose, Seed: seed,
+		NotBefore: clearbox.Millis(from.UnixMilli()), Expires: clearbox.Millis(from.Add(rule.life).UnixMilli()),
+	}, nil
 }
 
 // current is the index of the newest key of a purpose that is past its warm-up.

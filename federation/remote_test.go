@@ -97,29 +97,6 @@ func TestClaimsAreBounded(t *testing.T) {
 	})
 }
 
-// An operational key that was revoked by a new document is refused as soon as
-// that document is known, and one greeting makes it known (attack 25).
-func TestRevokedKey(t *testing.T) {
-	two(t, nil, func(w *world, a, b *node) {
-		stolen := newCaptured(t, a, b)
-		a.stop()
-		a.selfBlob.b = nil // the operator throws the operational keys away
-		time.Sleep(time.Second)
-		a.open()
-		a.run() // greets
-		wait(t, 3*time.Second)
-		stolen.sign(t, time.Now())
-		if resp := stolen.deliver(); resp.StatusCode != 401 || problemCode(t, resp) != clearbox.CodeUnknownKey {
-			t.Errorf("the old key: %d", resp.StatusCode)
-		}
-		a.send("b.test", 2)
-		wait(t, 10*time.Second)
-		if b.acceptor.count() != 2 {
-			t.Errorf("the new key: delivered %d", b.acceptor.count())
-		}
-	})
-}
-
 // Requests with unknown keys cost at most one fetch a minute.
 func TestUnknownKeysFetchOnceAMinute(t *testing.T) {
 	two(t, nil, func(w *world, a, b *node) {

@@ -30,31 +30,50 @@ type SelfState interface {
 
 // SelfOptions configure Self; Endpoints is required.
 type SelfOptions struct {
-	Endpoints []Endpoint
-	Legal     Legal
-	Features  []string
-	Previous  ed25519.PrivateKey // the identity before a rotation, or nil
-	Now       func() time.Time   // default time.Now
-	Random    io.Reader          // default crypto/rand
-	Log       *slog.Logger       // default discards
+	Endpoints     []Endpoint
+	Legal         Legal
+	Features      []string
+	Protocol      Protocol           // default MinVersion to Version; its features are ignored
+	Previous      ed25519.PrivateKey // the identity before a rotation, or nil
+	PreviousUntil clearbox.Millis    // when Previous stops to sign; 0 is never
+	Now           func() time.Time   // default time.Now
+	Random        io.Reader          // default crypto/rand
+	Log           *slog.Logger       // default discards
+}
+
+// Identity is the key that signs server documents and, for a time after a
+// rotation, the one before it.
+type Identity struct {
+	Key           ed25519.PrivateKey // nil: it is offline, documents signed in advance are published
+	Previous      ed25519.PrivateKey // or nil
+	PreviousUntil clearbox.Millis    // 0 is never
+}
+
+// signers are the keys that sign a document issued at now, the identity first.
+func (id *Identity) signers(now time.Time) []ed25519.PrivateKey {
+	if id.Previous != nil && (id.PreviousUntil == 0 || now.UnixMilli() < int64(id.PreviousUntil)) {
+		return []ed25519.PrivateKey{id.Key, id.Previous}
+	}
+	return []ed25519.PrivateKey{id.Key}
 }
 
 // Self is this homeserver towards its peers: it signs requests and answers
 // with the current operational key and publishes the server document. It is
 // safe for concurrent use.
 type Self struct {
-	server   clearbox.ServerName
-	identity ed25519.PrivateKey
-	state    SelfState
-	opts     SelfOptions
+	server clearbox.ServerName
+	state  SelfState
+	opts   SelfOptions
 
-	issue sync.Mutex // one issuer at a time; held across SaveSelf
+	issue  sync.Mutex // one issuer at a time; held across SaveSelf
+	warned bool       // guarded by issue: that the words of the configuration wait for the identity
 
-	mu    sync.RWMutex // guards the fields below
-	blob  selfBlob
-	doc   *Document
-	keys  []ed25519.PrivateKey // parallel to blob.Keys, nil for keys of another curve
-	onDoc func()
+	mu       sync.RWMutex // guards the fields below
+	identity Identity
+	blob     selfBlob
+	doc      *Document
+	keys     []ed25519.PrivateKey // parallel to blob.Keys, nil for keys of another curve
+	onDoc    func()
 }
 
 type selfBlob struct {
@@ -62,11 +81,27 @@ type selfBlob struct {
 	Content  []byte    `json:"content"` // hash of what the document says besides sequence and times
 	Document []byte    `json:"document"`
 	Keys     []selfKey `json:"keys"`
+
+	Issued []issued        `json:"issued,omitempty"`        // documents that peers may still hold, the newest last
+	Ahead  []advance       `json:"ahead,omitempty"`         // signed in advance for when the identity is offline
+	Until  clearbox.Millis `json:"offline_until,omitempty"` // when the last of them ends; 0: the identity is at hand
 }
+
+// issued remembers a document that was published.
+type issued struct {
+	Hash    []byte          `json:"hash"`
+	Max     string          `json:"max"` // the highest protocol version it offered
+	Expires clearbox.Millis `json:"exp"`
+}
+
+// maxIssued is far more documents than a week sees.
+const maxIssued = 64
 
 // OpenSelf loads the operational keys and the document, or makes them, and
 // issues a new document when the old one is older than a day or says something
-// else than the options do.
+// else than the options do. Without an identity key it publishes what GoOffline
+// signed in advance; when there is nothing of that, the error is an
+// *clearbox.Error with CodeNotFound.
 func OpenSelf(ctx context.Context, server clearbox.ServerName, identity ed25519.PrivateKey, state SelfState, opts SelfOptions) (*Self, error) {
 	if opts.Now == nil {
 		opts.Now = time.Now
@@ -77,7 +112,14 @@ func OpenSelf(ctx context.Context, server clearbox.ServerName, identity ed25519.
 	if opts.Log == nil {
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Self{server: server, identity: identity, state: state, opts: opts}
+	if opts.Protocol.Max == "" {
+		opts.Protocol = Protocol{Min: MinVersion, Max: Version}
+	}
+	opts.Protocol.Features = opts.Features
+	s := &Self{
+		server: server, state: state, opts: opts,
+		identity: Identity{Key: identity, Previous: opts.Previous, PreviousUntil: opts.PreviousUntil},
+	}
 	blob, err := state.LoadSelf(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("load the server's own keys: %w", err)
@@ -90,6 +132,9 @@ func OpenSelf(ctx context.Context, server clearbox.ServerName, identity ed25519.
 		if s.doc, err = ParseDocument(s.blob.Document); err != nil {
 			return nil, fmt.Errorf("read the server's own document: %w", err)
 		}
+	}
+	if identity == nil && s.blob.Until == 0 {
+		return nil, clearbox.Errorf(clearbox.CodeNotFound, "the identity key is missing and no documents were signed in advance")
 	}
 	if err := s.refresh(ctx); err != nil {
 		return nil, err
@@ -105,6 +150,19 @@ func (s *Self) Document() *Document {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.doc
+}
+
+// Protocol is the range of versions spoken here.
+func (s *Self) Protocol() Protocol { return s.opts.Protocol }
+
+// Usable refuses when the current document has run out, which happens when the
+// identity is offline for longer than documents were signed for. Peers would
+// refuse what is signed then, so nothing is.
+func (s *Self) Usable() error {
+	if s.opts.Now().UnixMilli() >= int64(s.Document().Expires) {
+		return clearbox.Errorf(clearbox.CodeExpired, "this server's own document has expired")
+	}
+	return nil
 }
 
 // Run issues the document again before it grows old and rotates the
@@ -136,58 +194,89 @@ func (s *Self) OnDocument(fn func()) {
 func (s *Self) refresh(ctx context.Context) error {
 	s.issue.Lock()
 	defer s.issue.Unlock()
-	s.mu.RLock()
-	blob, doc := s.blob, s.doc
-	s.mu.RUnlock()
+	blob, doc, identity := s.snapshot()
+	if identity.Key == nil {
+		return s.publish(ctx, blob)
+	}
+	return s.renew(ctx, blob, doc, &identity, false)
+}
 
+func (s *Self) snapshot() (selfBlob, *Document, Identity) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.blob, s.doc, s.identity
+}
+
+// renew needs issue and an identity at hand. blob is what the next one is made
+// of; its keys may have been changed, which the caller tells.
+func (s *Self) renew(ctx context.Context, blob selfBlob, doc *Document, identity *Identity, changed bool) error {
 	now := s.opts.Now()
 	keys, rotated, err := rotateKeys(blob.Keys, now, s.opts.Random)
 	if err != nil {
 		return err
 	}
-	content, err := s.content()
+	content, err := s.content(identity, now)
 	if err != nil {
 		return err
 	}
-	fresh := doc != nil && string(blob.Content) == string(content) && !rotated &&
+	fresh := doc != nil && string(blob.Content) == string(content) && !rotated && !changed && blob.Until == 0 &&
 		now.Sub(time.UnixMilli(int64(doc.Issued))) < reissueAfter && now.UnixMilli() < int64(doc.Expires)
 	if fresh {
 		return nil
 	}
-	next := &Document{
-		Server: s.server,
-		// The clock's seconds as a floor keep the sequence rising after a restore from a backup.
-		Seq:       max(blob.Seq+1, now.Unix()),
-		Issued:    clearbox.Millis(now.UnixMilli()),
-		Expires:   clearbox.Millis(now.Add(MaxDocumentLife).UnixMilli()),
-		Endpoints: s.opts.Endpoints,
-		Protocol:  Protocol{Min: Version, Max: Version, Features: s.opts.Features},
-		Legal:     s.opts.Legal,
+	// The clock's seconds as a floor keep the sequence rising after a restore from a backup.
+	seq := max(blob.Seq+int64(len(blob.Ahead))+1, now.Unix())
+	next, err := s.compose(doc, seq, now, now.Add(MaxDocumentLife), keys, identity)
+	if err != nil {
+		return err
 	}
-	if doc != nil {
-		h := doc.Hash()
+	return s.save(ctx, selfBlob{Seq: next.Seq, Content: content, Document: next.raw, Keys: keys, Issued: blob.Issued}, next)
+}
+
+// compose signs the document that follows prev, which may be nil.
+func (s *Self) compose(prev *Document, seq int64, issued, expires time.Time, keys []selfKey, identity *Identity) (*Document, error) {
+	next := &Document{
+		Server: s.server, Seq: seq,
+		Issued: clearbox.Millis(issued.UnixMilli()), Expires: clearbox.Millis(expires.UnixMilli()),
+		Endpoints: s.opts.Endpoints, Protocol: s.opts.Protocol, Legal: s.opts.Legal,
+	}
+	if prev != nil {
+		h := prev.Hash()
 		next.Prev = b64.EncodeToString(h[:])
 	}
 	for i := range keys {
 		k, err := keys[i].public()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		next.Keys = append(next.Keys, k)
 	}
-	identities := []ed25519.PrivateKey{s.identity}
-	if s.opts.Previous != nil {
-		identities = append(identities, s.opts.Previous)
-	}
-	raw, err := next.Sign(identities...)
+	raw, err := next.Sign(identity.signers(issued)...)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if _, err := ParseDocument(raw); err != nil {
-		return fmt.Errorf("issue the server document: %w", err) // an endpoint or a text out of bounds
+	doc, err := ParseDocument(raw)
+	if err != nil {
+		return nil, fmt.Errorf("issue the server document: %w", err) // an endpoint or a text out of bounds
 	}
-	saved := selfBlob{Seq: next.Seq, Content: content, Document: raw, Keys: keys}
-	enc, err := json.Marshal(saved)
+	return doc, nil
+}
+
+// save makes blob durable, then the current one, and tells who waits for new
+// documents. It needs issue.
+func (s *Self) save(ctx context.Context, blob selfBlob, doc *Document) error {
+	now := clearbox.Millis(s.opts.Now().UnixMilli())
+	slack := clearbox.Millis(documentSlack.Milliseconds())
+	var kept []issued
+	for _, i := range blob.Issued {
+		if i.Expires+slack >= now {
+			kept = append(kept, i)
+		}
+	}
+	hash := doc.Hash()
+	kept = append(kept, issued{Hash: hash[:], Max: doc.Protocol.Max, Expires: doc.Expires})
+	blob.Issued = kept[max(0, len(kept)-maxIssued):]
+	enc, err := json.Marshal(blob)
 	if err != nil {
 		return fmt.Errorf("encode the server's own keys: %w", err)
 	}
@@ -195,8 +284,8 @@ func (s *Self) refresh(ctx context.Context) error {
 		return fmt.Errorf("save the server's own keys: %w", err)
 	}
 	s.mu.Lock()
-	s.adopt(saved)
-	s.doc = next
+	s.adopt(blob)
+	s.doc = doc
 	told := s.onDoc
 	s.mu.Unlock()
 	if told != nil {
@@ -218,11 +307,48 @@ func (s *Self) adopt(blob selfBlob) {
 
 // content hashes what decides whether a new document is needed besides time
 // and keys.
-func (s *Self) content() ([]byte, error) {
-	b, err := json.Marshal([]any{s.identity.Public(), s.opts.Previous != nil, s.opts.Endpoints, s.opts.Legal, s.opts.Features, Version})
+func (s *Self) content(identity *Identity, now time.Time) ([]byte, error) {
+	var signers [][]byte
+	for _, k := range identity.signers(now) {
+		signers = append(signers, k.Public().(ed25519.PublicKey))
+	}
+	return s.words(signers)
+}
+
+// words hashes what the options say, with the public keys that sign.
+func (s *Self) words(signers [][]byte) ([]byte, error) {
+	b, err := json.Marshal([]any{signers, s.opts.Endpoints, s.opts.Legal, s.opts.Protocol})
 	if err != nil {
 		return nil, fmt.Errorf("encode the server document: %w", err)
 	}
 	h := sha256.Sum256(b)
 	return h[:], nil
+}
+
+// holding tells whether the hash is that of a document which this server issued
+// and peers may still hold, and the highest version that it offered.
+func (s *Self) holding(hash []byte) (version string, ours bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	for _, i := range s.blob.Issued {
+		if string(i.Hash) == string(hash) {
+			return i.Max, true
+		}
+	}
+	return "", false
+}
+
+// lowest is the lowest of the highest versions that documents offered which
+// peers may still hold.
+func (s *Self) lowest() string {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	now, slack := clearbox.Millis(s.opts.Now().UnixMilli()), clearbox.Millis(documentSlack.Milliseconds())
+	low := s.opts.Protocol.Max
+	for _, i := range s.blob.Issued {
+		if i.Expires+slack >= now && versionBelow(i.Max, low) {
+			low = i.Max
+		}
+	}
+	return low
 }

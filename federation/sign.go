@@ -20,7 +20,8 @@ type SigningKey struct {
 // SignRequest adds the profile's headers to a request whose URL, method and
 // Content-Type are final, and returns the value of its Signature header, which
 // the answer will be bound to. With method POST body is what will be sent;
-// with GET it is empty. created is the destination's time as far as it is
+// with GET it is empty. A Clearbox-Version that is set already stays; otherwise
+// it is Version. created is the destination's time as far as it is
 // known; 16 bytes are drawn from random.
 func SignRequest(r *http.Request, body []byte, origin, destination clearbox.ServerName, key SigningKey, created time.Time, random io.Reader) (string, error) {
 	components, withBody, err := requestComponents(r.Method)
@@ -34,7 +35,9 @@ func SignRequest(r *http.Request, body []byte, origin, destination clearbox.Serv
 	r.Header.Set(headerDigest, digestHeader(sha256.Sum256(body)))
 	r.Header.Set(headerOrigin, string(origin))
 	r.Header.Set(headerDestination, string(destination))
-	r.Header.Set(headerVersion, Version)
+	if r.Header.Get(headerVersion) == "" {
+		r.Header.Set(headerVersion, Version)
+	}
 	t, err := requestTarget(r, normalAuthority(r.URL.Host))
 	if err != nil {
 		return "", err

@@ -121,7 +121,7 @@ func TestGoldenHeaders(t *testing.T) {
 		"Content-Digest":       "sha-256=:Iw2DWNyOiJC0xY3utikS7i8gNXrpKlzIYbmOaP4xrLU=:",
 		"Clearbox-Origin":      "a.test",
 		"Clearbox-Destination": "b.test",
-		"Clearbox-Version":     "1.0",
+		"Clearbox-Version":     "1.1",
 		"Signature-Input":      `cbfed=("@method" "@authority" "@path" "@query" "content-type" "content-digest" "clearbox-origin" "clearbox-destination" "clearbox-version");created=1793534400;expires=1793534520;nonce="AAAAAAAAAAAAAAAAAAAAAA";keyid="fs-1";tag="clearbox-fed-1"`,
 	} {
 		if got := r.Header.Get(name); got != want {

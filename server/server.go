@@ -215,8 +215,8 @@ func (s *Server) buildFederation(ctx context.Context, c *config.Config) error {
 	}
 	s.self, err = federation.OpenSelf(ctx, c.Server.Name, ed25519.NewKeyFromSeed(seed[:]), peering.SelfState{Store: s.store, Sealer: s.keys}, federation.SelfOptions{
 		Endpoints: []federation.Endpoint{{URL: c.PublicURL(), H3: s.servesQUIC(c)}},
-		Legal:     federation.Legal{Controller: c.Organisation.Name, Country: c.Organisation.Country, Contact: c.Organisation.Contact},
-		Now:       s.o.Now, Random: s.o.Random, Log: s.log,
+		Legal:     legal(c), Features: features(c),
+		Now: s.o.Now, Random: s.o.Random, Log: s.log,
 	})
 	if err != nil {
 		return err
@@ -239,7 +239,7 @@ func (s *Server) buildFederation(ctx context.Context, c *config.Config) error {
 		RootCAs: roots, Dial: s.o.Dial, Resolve: s.o.Resolve, ListenPacket: s.o.ListenPacket, Now: s.o.Now,
 		Mode: transport.Mode(c.Federation.Transport), HTTP3: s.speaksHTTP3,
 	})
-	s.client = federation.NewClient(s.self, s.table, s.transport, federation.ClientOptions{Now: s.o.Now, Random: s.o.Random, Log: s.log})
+	s.client = federation.NewClient(s.self, s.table, s.transport, federation.ClientOptions{Now: s.o.Now, Random: s.o.Random, Log: s.log, Gossip: c.Federation.Gossip})
 	return nil
 }
 

@@ -65,6 +65,7 @@ var answers = map[clearbox.Code]answer{
 	clearbox.CodeFenced:              {http.StatusConflict, "Fenced"},
 	clearbox.CodeUnknownPeer:         {http.StatusForbidden, "Unknown peer"},
 	clearbox.CodeUnsupportedCritical: {http.StatusBadRequest, "Not understood"},
+	clearbox.CodeUnsupportedVersion:  {http.StatusForbidden, "No common version"},
 }
 
 // retryDefault is said where a 429 or 503 knows no better, in seconds.

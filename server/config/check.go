@@ -50,6 +50,9 @@ func (p *parsing) check() {
 		p.checkBase("server.public_url", c.Server.PublicURL)
 	}
 	p.checkCountry("organisation.country", c.Organisation.Country)
+	for i, country := range c.Organisation.Jurisdictions {
+		p.checkCountry(fmt.Sprintf("organisation.jurisdictions[%d]", i), country)
+	}
 	p.checkListen()
 	if len(c.AdminSocket()) > maxSocketPath && !p.bad["listen.admin_socket"] {
 		p.report("listen.admin_socket", fmt.Sprintf("the socket's path is longer than %d bytes", maxSocketPath), "set listen.admin_socket to a shorter path")

@@ -71,6 +71,11 @@ type Organisation struct {
 	Country string `config:"country" example:"AT"`
 	// Where questions about privacy go: a mail address or a web page.
 	Contact string `config:"contact" example:"privacy@example.org"`
+	// Where peers reach the data protection officer. Default: the contact.
+	DPO string `config:"dpo" example:"dpo@example.org"`
+	// The countries whose law applies to the data, two letters each. Default: the
+	// country above.
+	Jurisdictions []string `config:"jurisdictions" example:"[AT, DE]"`
 }
 
 // Listen is the section "listen".
@@ -204,6 +209,10 @@ type Federation struct {
 	Transport string `config:"transport" enum:"auto,h2,h3"`
 	// More certificate authorities that peers' certificates may come from, PEM.
 	CAFile string `config:"ca_file" path:"true" example:"tls/partners-ca.pem"`
+	// Compares with peers what servers that both know show them, so that a server
+	// that shows different keys to different peers is found out. Peers learn
+	// nothing about peers that they do not have themselves.
+	Gossip bool `config:"gossip"`
 	// After this time without success the sender is told that a message is late.
 	DelayedAfter time.Duration `config:"delayed_after" min:"1s" max:"14d"`
 	// What is known about peers beforehand. Nothing is looked up for them.
@@ -256,7 +265,7 @@ func Default() *Config {
 			ArchiveItems: 100_000, ArchiveSize: 256 * MiB,
 			DiskReserve: 256 * MiB,
 		},
-		Federation: Federation{Mode: "allowlist", Transport: "auto", DelayedAfter: 4 * time.Hour},
+		Federation: Federation{Mode: "allowlist", Transport: "auto", Gossip: true, DelayedAfter: 4 * time.Hour},
 		Log:        Log{Format: "text", Level: "info", Privacy: true},
 	}
 }
