@@ -63,3 +63,9 @@ func OnlyFedSign(blob []byte) []byte {
 	}
 	return out
 }
+
+// ReactionTo names what a sender does about a failed attempt.
+func ReactionTo(err error) string {
+	what, _ := classify(err)
+	return [...]string{reactGrow: "grow", reactWait: "wait", reactQuick: "quick", reactPark: "park", reactRewind: "rewind", reactFenced: "fenced", reactSplit: "split"}[what]
+}

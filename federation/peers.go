@@ -44,6 +44,8 @@ type Status struct {
 	Failures  int             // attempts in a row without an answer
 	NextTry   clearbox.Millis // 0 = now
 	LastError clearbox.Code   // "" after a success
+	Kind      Trouble         // of the same attempt, "" after a success
+	Since     clearbox.Millis // first failure after the last success, 0 after a success
 }
 
 // Peers is the table of peers. Peer is called for every request and must be

@@ -82,7 +82,10 @@ func (l *senderLane) failedAttempt(ctx context.Context, failed *attemptError, al
 	}
 	now := clearbox.Millis(l.s.opts.Now().UnixMilli())
 	l.mu.Lock()
-	l.status.LastTry, l.status.LastError, l.status.Failures = now, code, l.backoff.failures
+	l.status.LastTry, l.status.LastError, l.status.Failures, l.status.Kind = now, code, l.backoff.failures, TroubleOf(failed.err)
+	if l.status.Since == 0 {
+		l.status.Since = now
+	}
 	if alive {
 		l.status.LastSeen = now
 	}

@@ -132,7 +132,8 @@ func TestRetryByAnOperator(t *testing.T) {
 		a.send("b.test", 3)
 		wait(t, 30*time.Hour)
 		w.set(func(x *wire) { x.cut = false })
-		if s := a.sender.Status("b.test"); s.LastError != clearbox.CodePeerUnreachable || s.Failures < 10 || s.NextTry == 0 {
+		if s := a.sender.Status("b.test"); s.LastError != clearbox.CodePeerUnreachable || s.Failures < 10 || s.NextTry == 0 || s.Kind == "" ||
+			s.LastTry-s.Since < 24*3600_000 {
 			t.Errorf("status %+v", s)
 		}
 		a.sender.Retry("b.test")
@@ -140,7 +141,7 @@ func TestRetryByAnOperator(t *testing.T) {
 		if n := b.acceptor.count(); n != 3 {
 			t.Errorf("delivered %d", n)
 		}
-		if s := a.sender.Status("b.test"); s.LastError != "" || s.Failures != 0 {
+		if s := a.sender.Status("b.test"); s.LastError != "" || s.Failures != 0 || s.Kind != "" || s.Since != 0 {
 			t.Errorf("status %+v", s)
 		}
 	})

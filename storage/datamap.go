@@ -200,7 +200,7 @@ func queueTables() []table {
 		{"peers", []fate{
 			same(NotPersonal, "federate", BasisNone, ExportNo, EraseNothing, "while the peering is known",
 				"server", "state", "pin", "identity_key", "document", "seq", "endpoints", "country", "allow_private", "direction", "clock_offset",
-				"last_seen", "last_try", "created", "failures", "next_try", "last_error"),
+				"last_seen", "last_try", "created", "failures", "next_try", "last_error", "trouble", "failing_since"),
 		}},
 		{"peer_invites", []fate{
 			same(NotPersonal, "begin a peering", BasisNone, ExportNo, EraseNothing, "12 months after the end", "hash", "server", "country", "expires", "used"),

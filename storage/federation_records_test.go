@@ -54,7 +54,7 @@ func TestPeers(t *testing.T) {
 	p := storage.Peer{
 		Server: "b.test", State: storage.PeerActive, Pin: []byte("pin"), Identity: []byte("id"), Document: []byte("doc"), Seq: 3,
 		Endpoints: []string{"https://h.b.test:8448"}, Country: "DE", AllowPrivate: true, Direction: "both", ClockOffset: -1500,
-		LastSeen: 1, LastTry: 2, Failures: 4, NextTry: 5, LastError: clearbox.CodePeerUnreachable,
+		LastSeen: 1, LastTry: 2, Failures: 4, NextTry: 5, LastError: clearbox.CodePeerUnreachable, Trouble: "dns", Since: 2,
 	}
 	w.update(func(tx *storage.Tx) error {
 		must(t, tx.PutPeer(&p))

@@ -38,10 +38,12 @@ type Peer struct {
 	Failures     int // in a row
 	NextTry      clearbox.Millis
 	LastError    clearbox.Code
+	Trouble      string          // the kind of LastError, "" after a success
+	Since        clearbox.Millis // first failure after the last success, 0 after a success
 }
 
 const peerColumns = `server, state, pin, identity_key, document, seq, endpoints, country, allow_private, direction, clock_offset,
-	last_seen, last_try, created, failures, next_try, last_error`
+	last_seen, last_try, created, failures, next_try, last_error, trouble, failing_since`
 
 // PutPeer stores a peer, new or known. A zero Created means now.
 func (tx *Tx) PutPeer(p *Peer) error {
@@ -53,14 +55,16 @@ func (tx *Tx) PutPeer(p *Peer) error {
 		return err
 	}
 	_, err = tx.exec("INSERT INTO peers ("+peerColumns+`)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
 		ON CONFLICT (server) DO UPDATE SET state = excluded.state, pin = excluded.pin, identity_key = excluded.identity_key,
 		document = excluded.document, seq = excluded.seq, endpoints = excluded.endpoints, country = excluded.country,
 		allow_private = excluded.allow_private, direction = excluded.direction, clock_offset = excluded.clock_offset,
 		last_seen = excluded.last_seen, last_try = excluded.last_try, created = excluded.created, failures = excluded.failures,
-		next_try = excluded.next_try, last_error = excluded.last_error`,
+		next_try = excluded.next_try, last_error = excluded.last_error, trouble = excluded.trouble,
+		failing_since = excluded.failing_since`,
 		string(p.Server), string(p.State), p.Pin, p.Identity, p.Document, p.Seq, string(endpoints), p.Country, number(p.AllowPrivate),
-		p.Direction, p.ClockOffset, int64(p.LastSeen), int64(p.LastTry), int64(p.Created), int64(p.Failures), int64(p.NextTry), string(p.LastError))
+		p.Direction, p.ClockOffset, int64(p.LastSeen), int64(p.LastTry), int64(p.Created), int64(p.Failures), int64(p.NextTry), string(p.LastError),
+		p.Trouble, int64(p.Since))
 	return err
 }
 
@@ -85,13 +89,13 @@ func (tx *Tx) peers(query string, a ...any) ([]Peer, error) {
 	var ps []Peer
 	var p Peer
 	var server, state, endpoints, lastError string
-	var seen, tried, created, failures, next int64
+	var seen, tried, created, failures, next, since int64
 	dest := []any{&server, &state, &p.Pin, &p.Identity, &p.Document, &p.Seq, &endpoints, &p.Country, &p.AllowPrivate, &p.Direction,
-		&p.ClockOffset, &seen, &tried, &created, &failures, &next, &lastError}
+		&p.ClockOffset, &seen, &tried, &created, &failures, &next, &lastError, &p.Trouble, &since}
 	err := tx.each(query, a, dest, func() error {
 		p.Server, p.State, p.Failures, p.LastError = clearbox.ServerName(server), PeerState(state), int(failures), clearbox.Code(lastError)
 		p.LastSeen, p.LastTry = clearbox.Millis(seen), clearbox.Millis(tried)
-		p.Created, p.NextTry = clearbox.Millis(created), clearbox.Millis(next)
+		p.Created, p.NextTry, p.Since = clearbox.Millis(created), clearbox.Millis(next), clearbox.Millis(since)
 		p.Endpoints = nil
 		if err := json.Unmarshal([]byte(endpoints), &p.Endpoints); err != nil {
 			return fmt.Errorf("read a peer's endpoints: %w", err)

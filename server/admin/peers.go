@@ -62,7 +62,7 @@ func (s *Service) peer(p storage.Peer) wire.AdminPeer {
 	shown := wire.AdminPeer{
 		Server: p.Server, State: string(p.State), Country: p.Country, Pin: hex.EncodeToString(p.Pin), Endpoints: p.Endpoints,
 		AllowPrivate: p.AllowPrivate, ClockOffset: p.ClockOffset, LastSeen: p.LastSeen, LastTry: p.LastTry, NextTry: p.NextTry,
-		Failures: p.Failures, LastError: p.LastError,
+		Failures: p.Failures, LastError: p.LastError, Trouble: p.Trouble, Since: p.Since,
 	}
 	if len(p.Identity) > 0 {
 		shown.Words = keys.FingerprintWords(p.Identity)
@@ -170,7 +170,7 @@ func (s *Service) FedStatus(ctx context.Context, a Actor) (wire.AdminFedStatus, 
 			row[p.Server] = len(st.Peers)
 			st.Peers = append(st.Peers, wire.AdminFedQueue{
 				Server: p.Server, State: string(p.State), Failures: p.Failures, NextTry: p.NextTry, LastSeen: p.LastSeen,
-				LastError: p.LastError, ClockOffset: p.ClockOffset,
+				LastError: p.LastError, Trouble: p.Trouble, Since: p.Since, ClockOffset: p.ClockOffset,
 			})
 		}
 		for _, q := range queues {

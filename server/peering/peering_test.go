@@ -365,7 +365,7 @@ func TestRestart(t *testing.T) {
 		_, err := b.accept(a.invite("b.test").Token)
 		must(t, err)
 		must(t, b.table.SaveOffset(t.Context(), "a.test", 3*time.Second))
-		must(t, b.table.SaveStatus(t.Context(), "a.test", federation.Status{Failures: 4, LastError: clearbox.CodePeerUnreachable}))
+		must(t, b.table.SaveStatus(t.Context(), "a.test", federation.Status{Failures: 4, LastError: clearbox.CodePeerUnreachable, Kind: federation.TroubleDNS, Since: 1000}))
 		seq, kid := b.self.Document().Seq, b.self.SigningKey().KID
 		b.close()
 		b.open()
@@ -375,6 +375,15 @@ func TestRestart(t *testing.T) {
 		stored, _ := b.table.Stored("a.test")
 		if p.State != federation.PeerActive || p.ClockOffset != 3*time.Second || p.Pin != a.self.Document().Pin() || stored.Failures != 4 {
 			t.Errorf("%+v", stored)
+		}
+		// What is counted anew is not away for a shorter time; an answer ends it.
+		must(t, b.table.SaveStatus(t.Context(), "a.test", federation.Status{Failures: 1, LastError: clearbox.CodePeerUnreachable, Kind: federation.TroubleTCP, Since: 2000}))
+		if s, _ := b.table.Stored("a.test"); s.Since != 1000 || s.Trouble != "tcp" {
+			t.Errorf("%+v", s)
+		}
+		must(t, b.table.SaveStatus(t.Context(), "a.test", federation.Status{LastSeen: 3000}))
+		if s, _ := b.table.Stored("a.test"); s.Since != 0 || s.Trouble != "" {
+			t.Errorf("%+v", s)
 		}
 		if b.self.Document().Seq != seq || b.self.SigningKey().KID != kid {
 			t.Error("the restart made another document or key")

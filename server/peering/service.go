@@ -236,7 +236,7 @@ func refuseIntroduction(err error) error {
 // renew takes the handshake's document, whatever was known before.
 func (s *Service) renew(p *storage.Peer, doc *federation.Document) {
 	p.Direction = "both"
-	p.Failures, p.NextTry, p.LastError = 0, 0, ""
+	p.Failures, p.NextTry, p.LastError, p.Trouble, p.Since = 0, 0, "", "", 0
 	p.LastSeen = clearbox.Millis(s.o.Now().UnixMilli())
 	s.table.adopt(p, doc)
 }

@@ -205,7 +205,10 @@ func (t *Table) SaveStatus(ctx context.Context, server clearbox.ServerName, s fe
 		if s.LastSeen != 0 {
 			p.LastSeen = s.LastSeen
 		}
-		p.LastTry, p.Failures, p.NextTry, p.LastError = s.LastTry, s.Failures, s.NextTry, s.LastError
+		p.LastTry, p.Failures, p.NextTry, p.LastError, p.Trouble = s.LastTry, s.Failures, s.NextTry, s.LastError, string(s.Kind)
+		if s.Since == 0 || p.Since == 0 || s.Since < p.Since {
+			p.Since = s.Since // a restart of ours does not shorten the peer's absence
+		}
 		return nil
 	})
 	if errors.Is(err, storage.ErrNotFound) {

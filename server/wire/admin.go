@@ -149,6 +149,8 @@ type AdminPeer struct {
 	NextTry      clearbox.Millis     `json:"next_try,omitempty"`
 	Failures     int                 `json:"failures,omitempty"`
 	LastError    clearbox.Code       `json:"last_error,omitempty"`
+	Trouble      string              `json:"trouble,omitempty"` // kind of LastError, see AdminFedQueue
+	Since        clearbox.Millis     `json:"since,omitempty"`   // no attempt has succeeded since
 }
 
 // AdminPeers is the answer of GET /admin/peers.
@@ -236,6 +238,8 @@ type AdminFedQueue struct {
 	NextTry     clearbox.Millis     `json:"next_try,omitempty"`
 	LastSeen    clearbox.Millis     `json:"last_seen,omitempty"`
 	LastError   clearbox.Code       `json:"last_error,omitempty"`
+	Trouble     string              `json:"trouble,omitempty"` // kind of LastError: dns, address, refused, tcp, tls, timeout, http, busy, key, clock, refusal, too_large, identity, protocol
+	Since       clearbox.Millis     `json:"since,omitempty"`   // no attempt has succeeded since
 	ClockOffset int64               `json:"clock_offset_ms,omitempty"`
 
 	Protocol      string          `json:"protocol,omitempty"`        // h2 or h3: of the connection in use, empty without one

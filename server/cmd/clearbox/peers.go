@@ -225,6 +225,11 @@ func (c *fedStatus) Run(x *call) error {
 				when(p.Oldest), strconv.Itoa(p.Failures), when(p.NextTry), protocol(p), dash(string(p.LastError))})
 		}
 		x.table(rows)
+		for i := range st.Peers {
+			if s := peerTrouble(&st.Peers[i], time.Now()); s != "" {
+				x.printf("%s\n", s)
+			}
+		}
 	})
 	return nil
 }
