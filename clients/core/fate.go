@@ -1,6 +1,9 @@
 package core
 
-import "context"
+import (
+	"context"
+	"errors"
+)
 
 // Fates gives own messages of all conversations whose end nobody was shown
 // yet, in the order in which they were written: those that were given up, with
@@ -28,6 +31,28 @@ func noteFate(tx Tx, m *Message, was State) error {
 		return tx.Delete(key) // nobody saw the failure, which was no failure
 	}
 	return tx.Put(key, uuid)
+}
+
+// requeue puts an own text that was given up back into the queue, under its id
+// and encrypted anew: the server has forgotten the submission, and recipients
+// drop repeats. Only the device that wrote it does so, and only while nobody has
+// it and the contact's keys are accepted.
+func (b *Brain) requeue(tx Tx, s *self, m *Message) (bool, error) {
+	if m.State != StateFailed || m.Kind != MessageText || !m.Outgoing || m.SenderDevice != s.Device {
+		return false, nil
+	}
+	err := b.enqueue(tx, s, m.Order, &Content{Kind: KindText, ID: m.ID, Sent: m.Sent, To: m.Conversation, Text: m.Text})
+	if errors.Is(err, errHeldBack) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	m.State, m.Reason, m.Delayed = StateQueued, "", false
+	if err := tx.Delete(fateKey(m.Order)); err != nil {
+		return false, err
+	}
+	return true, save(tx, messageKey(uuidOfUser(m.Conversation), m.Order), m)
 }
 
 // fateShown forgets that m is to be shown, if how it was shown is still true.

@@ -1,6 +1,7 @@
 package core_test
 
 import (
+	"bytes"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -139,6 +140,54 @@ func TestFateCorrected(t *testing.T) {
 		want(t, "corrected", ada.fates(), []string{"seen delivered ", "unseen delivered "})
 		ada.showFates()
 		want(t, "told", ada.fates(), nil)
+		ada.stop()
+		bob.stop()
+	})
+}
+
+// TestRequeue: an operator has a message that was given up tried once more. It
+// goes out under its id, encrypted anew, and bob, who may have it, sees it once.
+func TestRequeue(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, ada, bob := pair(t)
+		ada.start()
+		bob.start()
+		id, fine := ada.send(bob, "once more"), ada.send(bob, "fine")
+		settle(2 * time.Minute)
+		if err := bob.brain.Accept(ctx, ada.user); err != nil {
+			t.Fatal(err)
+		}
+		bob.stop() // its receipts wait
+		notice := func(kind wire.NoticeKind, id clearbox.MessageID) {
+			w.notify(ada.user, wire.Notice{Kind: kind, ID: id, Recipient: bob.user, Code: clearbox.CodeOutcomeUnknown})
+			settle(5 * time.Second)
+		}
+		notice(wire.NoticeRequeue, id) // nothing failed
+		if s := ada.state(id); s != core.StateAtPeer {
+			t.Errorf("state %s", s)
+		}
+		notice(wire.NoticeUndeliverable, id)
+		want(t, "given up", ada.fates(), []string{"once more failed outcome_unknown"})
+		w.mu.Lock()
+		first := w.accounts[ada.user].sent[id].body
+		delete(w.accounts[ada.user].sent, id)
+		w.mu.Unlock()
+		notice(wire.NoticeRequeue, id)
+		settle(time.Minute)
+		w.mu.Lock()
+		second := w.accounts[ada.user].sent[id]
+		w.mu.Unlock()
+		if second == nil || bytes.Equal(first, second.body) {
+			t.Error("not submitted again, or with the old ciphertext")
+		}
+		want(t, "nothing to tell", ada.fates(), nil)
+		if s := ada.state(id); s != core.StateAtPeer {
+			t.Errorf("state %s", s)
+		}
+		notice(wire.NoticeRequeue, fine) // is at bob's server: left alone
+		bob.start()
+		settle(time.Minute)
+		want(t, "bob sees each once", bob.heard(ada), []string{"once more", "fine"})
 		ada.stop()
 		bob.stop()
 	})

@@ -10,7 +10,8 @@ import (
 )
 
 // State is how far a message came. It only ever moves on: queued, at_server,
-// at_peer, delivered; or failed, with a reason, from any of the first three.
+// at_peer, delivered; or failed, with a reason, from any of the first three. An
+// operator may have what failed put back to queued.
 type State string
 
 // The states. Incoming messages are StateReceived.

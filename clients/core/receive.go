@@ -97,6 +97,9 @@ func (b *Brain) readNotice(tx Tx, s *self, n *wire.Notice, got *arrivals) error 
 	case wire.NoticeUndeliverable:
 		// outcome_unknown included: a receipt that comes later corrects it.
 		changed, err = advance(tx, s, n.ID, StateFailed, n.Code, false)
+	case wire.NoticeRequeue:
+		changed, err = b.requeue(tx, s, m)
+		got.queue = got.queue || changed
 	}
 	got.shown = got.shown || changed
 	return err

@@ -173,6 +173,7 @@ type NoticeKind string
 const (
 	NoticeDelayed       NoticeKind = "delayed"       // not yet at the recipient's server; still being tried
 	NoticeUndeliverable NoticeKind = "undeliverable" // given up
+	NoticeRequeue       NoticeKind = "requeue"       // given up before, and worth another try: the device that wrote it submits the same id anew
 )
 
 // Notice is the server's own mail in a mailbox: the fate of a message the
