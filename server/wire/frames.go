@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"slices"
 	"strconv"
 
 	"github.com/clearbox-im/clearbox"
@@ -13,7 +14,11 @@ type FrameType string
 const (
 	FrameSend  FrameType = "send_message" // ref, submission; answered by sent or error with the same ref
 	FrameAck   FrameType = "ack"          // seq: everything up to it is stored by the device; no answer, but an error when nothing with it was ever delivered
-	FrameWatch FrameType = "watch"        // users: replaces the set whose user_online the client wants; ref is optional
+	FrameWatch FrameType = "watch"        // users, and tokens of those elsewhere: replaces the set whose user_online the client wants; ref is optional
+	// FrameSignal is for what has no worth a moment later, such as typing. Of a
+	// client: to. Of a server: signal. It reaches open sockets or nobody, is never
+	// stored and never answered, and is dropped where there is too much of it.
+	FrameSignal FrameType = "signal"
 )
 
 // Frames of a server.
@@ -23,8 +28,9 @@ const (
 	FrameError   FrameType = "error"           // problem, and ref if it answers a frame
 	FrameReceive FrameType = "receive_message" // seq, and envelope, notice or knock
 	FrameStatus  FrameType = "message_status"  // id, state; best effort, POST /messages/status is the truth
-	FrameOnline  FrameType = "user_online"     // user, online; only of users who consented to it
+	FrameOnline  FrameType = "user_online"     // user, online, and presence of users elsewhere; only of users who consented to it
 	FrameDrain   FrameType = "draining"        // retry_after: reconnect after that many milliseconds
+	FrameKeysLow FrameType = "keys_low"        // the device has few one-time keys left here: it should upload more now
 )
 
 // ClientFrame is every frame that a client sends: Type says which of the other
@@ -38,16 +44,45 @@ type ClientFrame struct {
 	Submission *Submission       `json:"submission,omitempty"`
 	Seq        int64             `json:"seq,omitempty"`
 	Users      []clearbox.UserID `json:"users,omitempty"`
+	Tokens     []WatchToken      `json:"tokens,omitempty"` // watch
+	To         *Recipient        `json:"to,omitempty"`     // signal; envelopes of at most MaxSignal bytes
 }
+
+// WatchToken is the delivery token of a watched user of another server.
+type WatchToken struct {
+	User  clearbox.UserID `json:"user"`
+	Token []byte          `json:"token"` // 16 bytes
+}
+
+// Presence is how a user of another server is seen: never more exactly than
+// that, and at most once a minute.
+type Presence string
+
+// The values.
+const (
+	PresenceActive Presence = "active" // online
+	PresenceRecent Presence = "recent" // was online today or yesterday, by UTC
+	PresenceAway   Presence = "away"   // neither, or it is not known
+)
 
 // Check tells whether the frame has what its type asks for and nothing else.
 func (c *ClientFrame) Check() error {
 	var f faults
+	only := func(members ...string) {
+		for _, m := range [...]struct {
+			name  string
+			there bool
+		}{
+			{"/ref", c.Ref != 0}, {"/submission", c.Submission != nil}, {"/seq", c.Seq != 0},
+			{"/users", c.Users != nil}, {"/tokens", c.Tokens != nil}, {"/to", c.To != nil},
+		} {
+			f.check(!m.there || slices.Contains(members, m.name), m.name, "does not belong to this frame")
+		}
+	}
 	switch c.Type {
 	case FrameSend:
 		f.check(c.Ref != 0, "/ref", "is required")
-		f.check(c.Seq == 0, "/seq", "does not belong to this frame")
-		f.check(c.Users == nil, "/users", "does not belong to this frame")
+		only("/ref", "/submission")
 		if c.Submission == nil {
 			f.add("/submission", "is required")
 			break
@@ -55,20 +90,33 @@ func (c *ClientFrame) Check() error {
 		c.Submission.check(&f, "/submission")
 	case FrameAck:
 		f.check(c.Seq > 0, "/seq", "is required and positive")
-		f.check(c.Ref == 0, "/ref", "does not belong to this frame")
-		f.check(c.Submission == nil, "/submission", "does not belong to this frame")
-		f.check(c.Users == nil, "/users", "does not belong to this frame")
+		only("/seq")
 	case FrameWatch:
-		f.check(c.Seq == 0, "/seq", "does not belong to this frame")
-		f.check(c.Submission == nil, "/submission", "does not belong to this frame")
-		f.check(len(c.Users) <= MaxWatch, "/users", "has at most "+strconv.Itoa(MaxWatch)+" elements")
-		for i, u := range c.Users {
-			f.check(!u.IsZero(), at("/users", i), "is required")
+		only("/ref", "/users", "/tokens")
+		c.checkWatch(&f)
+	case FrameSignal:
+		only("/to")
+		if c.To == nil {
+			f.add("/to", "is required")
+			break
 		}
+		c.To.checkSignal(&f, "/to")
 	default:
 		f.add("/type", "is not a known frame")
 	}
 	return f.result()
+}
+
+func (c *ClientFrame) checkWatch(f *faults) {
+	f.check(len(c.Users) <= MaxWatch, "/users", "has at most "+strconv.Itoa(MaxWatch)+" elements")
+	for i, u := range c.Users {
+		f.check(!u.IsZero(), at("/users", i), "is required")
+	}
+	f.check(len(c.Tokens) <= MaxWatch, "/tokens", "has at most "+strconv.Itoa(MaxWatch)+" elements")
+	for i := range c.Tokens {
+		f.check(!c.Tokens[i].User.IsZero(), at("/tokens", i)+"/user", "is required")
+		f.check(len(c.Tokens[i].Token) == tokenBytes, at("/tokens", i)+"/token", "has 16 bytes")
+	}
 }
 
 // ServerFrame is every frame that a server sends, and the event of GET /sync:
@@ -91,8 +139,11 @@ type ServerFrame struct {
 	ID    clearbox.MessageID `json:"id,omitzero"`     // message_status
 	State MessageState       `json:"state,omitempty"` // message_status
 
-	User   clearbox.UserID `json:"user,omitzero"`    // user_online
-	Online *bool           `json:"online,omitempty"` // user_online
+	User     clearbox.UserID `json:"user,omitzero"`      // user_online
+	Online   *bool           `json:"online,omitempty"`   // user_online
+	Presence Presence        `json:"presence,omitempty"` // user_online, of users elsewhere
+
+	Signal *Envelope `json:"signal,omitempty"` // signal; without an id
 
 	Session    string            `json:"session,omitempty"`     // welcome
 	Device     clearbox.DeviceID `json:"device,omitempty"`      // welcome
@@ -125,18 +176,13 @@ func (s *ServerFrame) Check() error {
 		f.check(n == 1, "/envelope", "or a notice or a knock is required")
 	case FrameStatus:
 		f.check(s.ID != clearbox.MessageID{} && s.State != "", "/id", "is required with a state")
+	case FrameSignal:
+		f.check(s.Signal != nil, "/signal", "is required")
 	case FrameOnline:
 		f.check(!s.User.IsZero() && s.Online != nil, "/user", "is required with online")
 	}
-	if e := s.Envelope; e != nil {
-		if e.Type == clearbox.ContentSealed {
-			f.check(e.Origin != "", "/envelope/origin", "is required")
-			f.check(e.Sender.IsZero(), "/envelope/sender", "does not belong to a sealed envelope")
-		} else {
-			f.check(!e.Sender.IsZero(), "/envelope/sender", "is required")
-		}
-		f.check(!e.Recipient.IsZero(), "/envelope/recipient", "is required")
-	}
+	s.Envelope.check(&f, "/envelope")
+	s.Signal.check(&f, "/signal")
 	if n := s.Notice; n != nil {
 		f.check(!n.Recipient.IsZero(), "/notice/recipient", "is required")
 	}

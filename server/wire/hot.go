@@ -112,7 +112,7 @@ func appendHotServer(b []byte, s *ServerFrame) ([]byte, bool) {
 	case s.Type == FrameReceive && s.Envelope != nil && *s == (ServerFrame{Type: FrameReceive, Seq: s.Seq, Envelope: s.Envelope}) && s.Seq != 0:
 		e := s.Envelope
 		open := !e.Sender.IsZero() && e.SenderDevice != 0 && e.Origin == ""
-		if sealed := e.Sender.IsZero() && e.SenderDevice == 0 && e.Origin != ""; !open && !sealed {
+		if sealed := e.Sender.IsZero() && e.SenderDevice == 0 && e.Origin != ""; !open && !sealed || e.ID == (clearbox.MessageID{}) {
 			return b, false
 		}
 		b = append(appendInt(append(b, hotReceive1...), s.Seq), hotReceive2...)
@@ -148,9 +148,9 @@ func appendHotServer(b []byte, s *ServerFrame) ([]byte, bool) {
 // appendHotClient writes c if it is one of the frequent frames.
 func appendHotClient(b []byte, c *ClientFrame) ([]byte, bool) {
 	switch {
-	case c.Type == FrameAck && c.Seq != 0 && c.Ref == 0 && c.Submission == nil && len(c.Users) == 0:
+	case c.Type == FrameAck && c.Seq != 0 && c.Ref == 0 && c.Submission == nil && len(c.Users) == 0 && len(c.Tokens) == 0 && c.To == nil:
 		return append(appendInt(append(b, hotAck1...), c.Seq), hotAck2...), true
-	case c.Type == FrameSend && c.Ref != 0 && c.Submission != nil && c.Seq == 0 && len(c.Users) == 0:
+	case c.Type == FrameSend && c.Ref != 0 && c.Submission != nil && c.Seq == 0 && len(c.Users) == 0 && len(c.Tokens) == 0 && c.To == nil:
 		b = appendHead(append(b, hotSend1...), majorUint, c.Ref)
 		b = appendID(append(b, hotSend2...), c.Submission.ID)
 		b = appendHead(append(b, hotSendTo...), majorArray, uint64(len(c.Submission.To)))
@@ -407,7 +407,7 @@ func (r *hotReader) receive() (*ServerFrame, bool) {
 		return nil, false
 	}
 	e := &Envelope{ID: r.id()}
-	s.Envelope = e
+	s.Envelope, r.off = e, r.off || e.ID == (clearbox.MessageID{})
 	r.lit(hotType)
 	e.Type = clearbox.ContentType(r.head(majorUint, math.MaxUint8))
 	r.lit(hotDevice)

@@ -16,11 +16,12 @@ func TestHotFramesAreFast(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		isHot := name == "ack" || name == "send_message" || name == "send_sealed"
 		hot, ok := wire.AppendHotClient(nil, c)
-		if ok != (name != "watch") || ok && !bytes.Equal(hot, b) {
+		if ok != isHot || ok && !bytes.Equal(hot, b) {
 			t.Errorf("%s is written as %x (%t), want %x", name, hot, ok, b)
 		}
-		if got, ok := wire.ReadHotClient(b); ok != (name != "watch") || ok && !reflect.DeepEqual(got, c) {
+		if got, ok := wire.ReadHotClient(b); ok != isHot || ok && !reflect.DeepEqual(got, c) {
 			t.Errorf("%s is read as %+v (%t)", name, got, ok)
 		}
 	}
@@ -48,6 +49,9 @@ func TestHotFramesWithMore(t *testing.T) {
 		"with a notice":   {Type: wire.FrameReceive, Seq: 1, Envelope: e, Notice: serverFrames()["notice"].Notice},
 		"without a seq":   {Type: wire.FrameReceive, Envelope: e},
 		"sender, origin":  {Type: wire.FrameReceive, Seq: 1, Envelope: &wire.Envelope{ID: msgID, Sender: alice, SenderDevice: 1, Origin: "a.test", Recipient: bob}},
+		"no id":           {Type: wire.FrameReceive, Seq: 1, Envelope: &wire.Envelope{Sender: alice, SenderDevice: 1, Recipient: bob}},
+		"with a signal":   {Type: wire.FrameReceive, Seq: 1, Envelope: e, Signal: e},
+		"with presence":   {Type: wire.FrameReceive, Seq: 1, Envelope: e, Presence: wire.PresenceAway},
 		"no sender":       {Type: wire.FrameReceive, Seq: 1, Envelope: &wire.Envelope{ID: msgID}},
 		"before 1970":     {Type: wire.FrameReceive, Seq: 1, Envelope: &wire.Envelope{AcceptedAt: -5, Sender: alice, Recipient: bob}},
 		"negative seq":    {Type: wire.FrameReceive, Seq: -1, Envelope: e},
@@ -63,6 +67,8 @@ func TestHotFramesWithMore(t *testing.T) {
 		}
 	}
 	for name, c := range map[string]*wire.ClientFrame{
+		"ack with a signal":     {Type: wire.FrameAck, Seq: 1, To: clientFrames()["signal"].To},
+		"ack with tokens":       {Type: wire.FrameAck, Seq: 1, Tokens: clientFrames()["watch_elsewhere"].Tokens},
 		"ack with a ref":        {Type: wire.FrameAck, Ref: 1, Seq: 1},
 		"send with a seq":       {Type: wire.FrameSend, Ref: 1, Seq: 1, Submission: submission()},
 		"send to nobody":        {Type: wire.FrameSend, Ref: 1, Submission: &wire.Submission{To: []wire.Recipient{{}}}},

@@ -73,6 +73,23 @@ func (s *Submission) check(f *faults, pointer string) {
 	}
 }
 
+// checkSignal applies the limits of a signal.
+func (r *Recipient) checkSignal(f *faults, pointer string) {
+	f.check(!r.User.IsZero(), pointer+"/user", "is required")
+	f.check(r.Token == nil || len(r.Token) == tokenBytes, pointer+"/token", "has 16 bytes")
+	f.check(len(r.Envelopes) > 0 && len(r.Envelopes) <= clearbox.MaxDevices, pointer+"/envelopes", "has 1 to "+strconv.Itoa(clearbox.MaxDevices)+" elements")
+	var seen [128]bool
+	for i := range min(len(r.Envelopes), clearbox.MaxDevices) {
+		e := &r.Envelopes[i]
+		if problem := e.fault(&seen); problem != "" {
+			e.report(f, at(pointer+"/envelopes", i), problem)
+		}
+		if len(e.Content) > MaxSignal {
+			f.addError(at(pointer+"/envelopes", i)+"/content", clearbox.Errorf(clearbox.CodeTooLarge, "a signal has at most %d bytes of content", MaxSignal))
+		}
+	}
+}
+
 // userFault says what is wrong with the recipient at i, or nothing.
 func (s *Submission) userFault(i int) string {
 	u := s.To[i].User
@@ -152,7 +169,7 @@ type Receipt struct {
 // Envelope is clearbox.Envelope as it is written: the same members in the same
 // order, so that one converts into the other, pointers too.
 type Envelope struct {
-	ID           clearbox.MessageID   `json:"id"`
+	ID           clearbox.MessageID   `json:"id,omitzero"`             // absent in signals
 	Sender       clearbox.UserID      `json:"sender,omitzero"`         // absent when sealed
 	SenderDevice clearbox.DeviceID    `json:"sender_device,omitempty"` // absent when sealed
 	Origin       clearbox.ServerName  `json:"origin,omitempty"`        // when sealed: the server that sent it
@@ -165,6 +182,20 @@ type Envelope struct {
 
 // The compiler holds Envelope to its promise.
 var _ = (*Envelope)((*clearbox.Envelope)(nil))
+
+// check tells whether e is whole, if it is there.
+func (e *Envelope) check(f *faults, pointer string) {
+	if e == nil {
+		return
+	}
+	if e.Type == clearbox.ContentSealed {
+		f.check(e.Origin != "", pointer+"/origin", "is required")
+		f.check(e.Sender.IsZero(), pointer+"/sender", "does not belong to a sealed envelope")
+	} else {
+		f.check(!e.Sender.IsZero(), pointer+"/sender", "is required")
+	}
+	f.check(!e.Recipient.IsZero(), pointer+"/recipient", "is required")
+}
 
 // NoticeKind is what a notice reports.
 type NoticeKind string

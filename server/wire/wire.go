@@ -37,6 +37,7 @@ const (
 	MaxDeviceList   = 16 << 10 // bytes of a signed device list
 	MaxPreKeys      = 100      // one-time prekeys of a kind in one upload, and kept
 	MaxWatch        = 256      // users in one watch frame
+	MaxSignal       = 1 << 10  // bytes of content of a signal's envelope
 	MaxStatusQuery  = 256      // ids in one status query
 	MaxHistoryItems = 200      // items in one upload, and in one page
 	MaxHistoryItem  = 128 << 10

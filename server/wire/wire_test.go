@@ -42,13 +42,20 @@ func clientFrames() map[string]*wire.ClientFrame {
 			User: bob, Token: []byte("sixteen bytes ok"),
 			Envelopes: []wire.Outgoing{{Device: 2, Registration: 77, Type: clearbox.ContentSealed, Content: make([]byte, clearbox.MinSealed)}},
 		}}}},
-		"ack":   {Type: wire.FrameAck, Seq: 1 << 40},
-		"watch": {Type: wire.FrameWatch, Ref: 2, Users: []clearbox.UserID{alice, bob}},
+		"ack":             {Type: wire.FrameAck, Seq: 1 << 40},
+		"watch":           {Type: wire.FrameWatch, Ref: 2, Users: []clearbox.UserID{alice, bob}},
+		"watch_elsewhere": {Type: wire.FrameWatch, Users: []clearbox.UserID{alice, bob}, Tokens: []wire.WatchToken{{User: bob, Token: []byte("sixteen bytes ok")}}},
+		"signal": {Type: wire.FrameSignal, To: &wire.Recipient{User: alice, Envelopes: []wire.Outgoing{
+			{Device: 2, Registration: 77, Type: clearbox.ContentWhisper, Content: []byte("opaque")},
+		}}},
+		"signal_sealed": {Type: wire.FrameSignal, To: &wire.Recipient{User: bob, Token: []byte("sixteen bytes ok"), Envelopes: []wire.Outgoing{
+			{Device: 2, Registration: 77, Type: clearbox.ContentSealed, Content: make([]byte, clearbox.MinSealed)},
+		}}},
 	}
 }
 
 func serverFrames() map[string]*wire.ServerFrame {
-	yes := true
+	yes, no := true, false
 	return map[string]*wire.ServerFrame{
 		"welcome":       {Type: wire.FrameWelcome, Session: "s1", Device: 3, MaxFrame: wire.MaxFrame, Acked: 77, ServerTime: 1790000000000},
 		"sent":          {Type: wire.FrameSent, Ref: 9, Receipt: &wire.Receipt{ID: msgID, Status: wire.StateAccepted, AcceptedAt: 1790000000123}},
@@ -58,6 +65,10 @@ func serverFrames() map[string]*wire.ServerFrame {
 		"notice":        {Type: wire.FrameReceive, Seq: 79, Notice: &wire.Notice{Kind: wire.NoticeUndeliverable, ID: msgID, Recipient: bob, Code: clearbox.CodeRecipientUnavailable, FirstTry: 1, LastTry: 2, Attempts: 3}},
 		"status":        {Type: wire.FrameStatus, ID: msgID, State: wire.StateAtPeer},
 		"online":        {Type: wire.FrameOnline, User: bob, Online: &yes},
+		"presence":      {Type: wire.FrameOnline, User: bob, Online: &no, Presence: wire.PresenceRecent},
+		"keys_low":      {Type: wire.FrameKeysLow},
+		"signal":        {Type: wire.FrameSignal, Signal: &wire.Envelope{Sender: alice, SenderDevice: 1, Recipient: bob, Device: 2, Type: clearbox.ContentWhisper, AcceptedAt: 1790000000123, Content: []byte("opaque")}},
+		"signal_sealed": {Type: wire.FrameSignal, Signal: &wire.Envelope{Origin: "a.test", Recipient: bob, Device: 2, Type: clearbox.ContentSealed, AcceptedAt: 1790000000123, Content: []byte("opaque")}},
 		"draining":      {Type: wire.FrameDrain, RetryAfter: 1500},
 		"error_problem": {Type: wire.FrameError, Ref: 9, Problem: &wire.Problem{Type: wire.ProblemBase + "stale_devices", Title: "t", Status: 409, Code: clearbox.CodeStaleDevices, RequestID: "r", Stale: &wire.StaleDevices{User: bob, Version: 4, Missing: []clearbox.DeviceRef{{ID: 3, Registration: 5}}, Extra: []clearbox.DeviceRef{}}}},
 	}
@@ -176,6 +187,13 @@ func TestDecodeJSONBadInput(t *testing.T) {
 		"content size":        {replace(`"AAAA"`, `"`+strings.Repeat("AAAA", clearbox.MaxContent/3+1)+`"`), env + "/content", clearbox.CodeTooLarge},
 		"nesting":             {replace(`"ref":1`, `"ref":`+strings.Repeat("[", 100)+strings.Repeat("]", 100)), "*", ""},
 		"many elements":       {`{"type":"watch","users":[` + strings.Repeat(`"`+bob.String()+`",`, 4096) + `"` + bob.String() + `"]}`, "/users", ""},
+		"watch without token": {`{"type":"watch","tokens":[{"user":"` + bob.String() + `","token":"AAAA"}]}`, "/tokens/0/token", ""},
+		"many tokens":         {`{"type":"watch","tokens":[` + strings.Repeat(`{},`, 256) + `{}]}`, "*", ""},
+		"signal to nobody":    {`{"type":"signal"}`, "/to", ""},
+		"signal of nothing":   {`{"type":"signal","to":{"user":"` + bob.String() + `","envelopes":[]}}`, "/to/envelopes", ""},
+		"signal with ref":     {`{"type":"signal","ref":1,"to":{"user":"` + bob.String() + `","envelopes":[{"device":1,"registration":1,"type":2,"content":"AAAA"}]}}`, "/ref", ""},
+		"signal size":         {`{"type":"signal","to":{"user":"` + bob.String() + `","envelopes":[{"device":1,"registration":1,"type":2,"content":"` + strings.Repeat("AAAA", 342) + `"}]}}`, "/to/envelopes/0/content", clearbox.CodeTooLarge},
+		"signal odd token":    {`{"type":"signal","to":{"user":"` + bob.String() + `","token":"AAAA","envelopes":[{"device":1,"registration":1,"type":2,"content":"AAAA"}]}}`, "/to/token", ""},
 		"many users":          {`{"type":"watch","users":[` + strings.Repeat(`"`+bob.String()+`",`, 256) + `"` + bob.String() + `"]}`, "/users", ""},
 		"too large":           {ok + strings.Repeat(" ", wire.MaxFrame), "", clearbox.CodeTooLarge},
 	} {
