@@ -29,8 +29,9 @@ const (
 // Class separates streams with different promises.
 type Class string
 
-// The durable classes. The message class carries envelopes; the control class
-// is reserved on the wire and comes with groups.
+// The durable classes. The message class carries envelopes and bounces, the
+// control class what people do not wait for, such as knocks. Each has its own
+// stream: neither waits for the other.
 const (
 	ClassControl Class = "control"
 	ClassMessage Class = "message"
@@ -40,22 +41,38 @@ const (
 func (c Class) Valid() bool { return c == ClassControl || c == ClassMessage }
 
 // Item is one message for one person at the receiving server, with the
-// envelopes for all of the person's devices.
+// envelopes for all of the person's devices; or a bounce, or a knock.
 type Item struct {
 	ID           clearbox.MessageID
-	Sender       clearbox.UserID
-	SenderDevice clearbox.DeviceID
-	Recipient    clearbox.UserID
-	AcceptedAt   clearbox.Millis // stamped by the sender's server when it accepted the submission
-	Envelopes    []ItemEnvelope  // at most clearbox.MaxDevices
-	Void         bool            // withdrawn after its position was assigned; every other field is ignored
-	Bounce       clearbox.Code   // no message: Sender did not get the message ID of Recipient, for this reason; no envelopes
-	Crit         []string        // names of fields the receiver must know (federation.md, 14)
+	Sender       clearbox.UserID   // zero when sealed, and of a knock
+	SenderDevice clearbox.DeviceID // 0 when sealed, of a knock, and of the bounce of a sealed message
+	Recipient    clearbox.UserID   // zero of a knock, and of the bounce of a sealed message
+	AcceptedAt   clearbox.Millis   // stamped by the sender's server when it accepted the submission
+	Token        []byte            // 16 bytes: the recipient's delivery token or the id of their knock; nil: none
+	Ref          []byte            // 16 bytes of the sender's server, of a sealed message and of its bounce
+	Envelopes    []ItemEnvelope    // at most clearbox.MaxDevices
+	Void         bool              // withdrawn after its position was assigned; every other field is ignored
+	Bounce       clearbox.Code     // no message: Sender did not get the message ID of Recipient, or of whom Ref means, for this reason; no envelopes
+	Knock        *Knock            // no message: somebody asks to be accepted; of the control class
+	Crit         []string          // names of fields the receiver must know (federation.md, 14)
 
 	// Refused is set by the decoder, never sent: the item could not be
 	// understood and must get the verdict rejected with this code. Its other
 	// fields must not be used.
 	Refused clearbox.Code
+}
+
+// Sealed tells whether it is a message whose sender stands inside only.
+func (it *Item) Sealed() bool {
+	return it.Sender.IsZero() && it.Knock == nil && it.Bounce == "" && !it.Void && it.Refused == ""
+}
+
+// Knock is somebody's wish to be accepted by the owner of a handle at the
+// receiving server. The id of its item is the token of the answer.
+type Knock struct {
+	From   clearbox.UserID // of the server that speaks
+	Handle clearbox.Handle // theirs
+	To     clearbox.Handle // whom they ask, who need not exist
 }
 
 // ItemEnvelope is the ciphertext for one device.
@@ -69,6 +86,9 @@ type ItemEnvelope struct {
 // Size is an upper bound of the item's encoded size in bytes.
 func (it *Item) Size() int {
 	n := itemOverhead + len(it.Sender.Server) + len(it.Recipient.Server) + 2*len(it.Bounce)
+	if k := it.Knock; k != nil {
+		n += knockOverhead + len(k.From.Server) + len(k.Handle) + len(k.To)
+	}
 	for i := range it.Envelopes {
 		n += envelopeOverhead + len(it.Envelopes[i].Content)
 	}
@@ -79,7 +99,8 @@ func (it *Item) Size() int {
 }
 
 const (
-	itemOverhead     = 192 // two uids, ids, keys, lengths
+	itemOverhead     = 240 // two uids, ids, token, ref, keys, lengths
+	knockOverhead    = 64
 	envelopeOverhead = 56
 )
 
@@ -197,6 +218,7 @@ type Account struct {
 	Handle     clearbox.Handle
 	DeviceList []byte // signed (crypto/keys.DeviceList)
 	Version    int64
+	Token      []byte // 16 bytes: the delivery token, of people who may be written to without a knock; else nil
 }
 
 // PreKey is one public prekey with its signature (empty for a one-time EC key).
@@ -221,5 +243,6 @@ type Bundle struct {
 type Directory interface {
 	PeerResolve(ctx context.Context, peer clearbox.ServerName, handle clearbox.Handle) (Account, error)
 	PeerDevices(ctx context.Context, peer clearbox.ServerName, uid clearbox.UID) (Account, error)
-	PeerClaim(ctx context.Context, peer clearbox.ServerName, claimID string, uid clearbox.UID, devices []clearbox.DeviceID) ([]Bundle, error)
+	// PeerClaim gives one-time keys to who shows the person's delivery token, or the id of a knock of theirs at the peer.
+	PeerClaim(ctx context.Context, peer clearbox.ServerName, claimID string, uid clearbox.UID, token []byte, devices []clearbox.DeviceID) ([]Bundle, error)
 }

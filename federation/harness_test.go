@@ -439,7 +439,7 @@ func (p *phonebook) PeerDevices(_ context.Context, _ clearbox.ServerName, uid cl
 	return federation.Account{User: clearbox.UserID{UID: uid, Server: "b.test"}, DeviceList: []byte("list"), Version: 7}, nil
 }
 
-func (p *phonebook) PeerClaim(_ context.Context, _ clearbox.ServerName, claimID string, _ clearbox.UID, devices []clearbox.DeviceID) ([]federation.Bundle, error) {
+func (p *phonebook) PeerClaim(_ context.Context, _ clearbox.ServerName, claimID string, _ clearbox.UID, _ []byte, devices []clearbox.DeviceID) ([]federation.Bundle, error) {
 	p.calls++
 	var out []federation.Bundle
 	for _, d := range devices {

@@ -205,7 +205,7 @@ func encodeAccount(a Account, err error) ([]byte, error) {
 	if err != nil {
 		return nil, absent(err)
 	}
-	return encoder.Marshal(accountAnswer{User: a.User.String(), Handle: string(a.Handle), Devices: a.DeviceList, Version: a.Version})
+	return encoder.Marshal(accountAnswer{User: a.User.String(), Handle: string(a.Handle), Devices: a.DeviceList, Version: a.Version, Token: a.Token})
 }
 
 // absent makes every way of not being there look alike.
@@ -229,13 +229,16 @@ func (in *Inbox) claim(ctx context.Context, peer clearbox.ServerName, body []byt
 	if q.ClaimID == "" || len(q.ClaimID) > maxClaimID || len(q.Devices) > clearbox.MaxDevices {
 		return nil, clearbox.Errorf(clearbox.CodeBadRequest, "a claim names 1 to %d bytes of id and at most %d devices", maxClaimID, clearbox.MaxDevices)
 	}
+	if len(q.Token) != 0 && len(q.Token) != itemBytes {
+		return nil, clearbox.Errorf(clearbox.CodeBadRequest, "a delivery token has %d bytes", itemBytes)
+	}
 	devices := make([]clearbox.DeviceID, len(q.Devices))
 	for i, d := range q.Devices {
 		if devices[i], err = clearbox.ParseDeviceID(d); err != nil {
 			return nil, err
 		}
 	}
-	bundles, err := in.directory.PeerClaim(ctx, peer, q.ClaimID, uid, devices)
+	bundles, err := in.directory.PeerClaim(ctx, peer, q.ClaimID, uid, q.Token, devices)
 	if err != nil {
 		return nil, absent(err)
 	}

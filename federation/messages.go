@@ -59,6 +59,7 @@ type devicesRequest struct {
 type claimRequest struct {
 	ClaimID string  `cbor:"claim_id"`
 	UID     string  `cbor:"uid"`
+	Token   []byte  `cbor:"token,omitempty"` // 16 bytes
 	Devices []int64 `cbor:"devices,omitempty"`
 }
 
@@ -67,6 +68,7 @@ type accountAnswer struct {
 	Handle  string `cbor:"handle,omitempty"`
 	Devices []byte `cbor:"device_list"`
 	Version int64  `cbor:"version"`
+	Token   []byte `cbor:"token,omitempty"` // 16 bytes; of people who may be written to without a knock
 }
 
 type claimAnswer struct {
@@ -101,7 +103,7 @@ func statusOf(code clearbox.Code) int {
 		return http.StatusBadRequest
 	case clearbox.CodeBadSignature, clearbox.CodeUnknownKey, clearbox.CodeClockSkew, clearbox.CodeReplay:
 		return http.StatusUnauthorized
-	case clearbox.CodeUnknownPeer, clearbox.CodePeerBlocked, clearbox.CodeForbidden, clearbox.CodeInviteInvalid, clearbox.CodeIdentityChanged,
+	case clearbox.CodeUnknownPeer, clearbox.CodePeerBlocked, clearbox.CodeForbidden, clearbox.CodeConsentRequired, clearbox.CodeInviteInvalid, clearbox.CodeIdentityChanged,
 		clearbox.CodeUnsupportedVersion:
 		return http.StatusForbidden
 	case clearbox.CodeNotFound, clearbox.CodeRecipientUnavailable:

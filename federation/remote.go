@@ -8,8 +8,8 @@ import (
 )
 
 // Resolve asks the address's server who is behind it. It fails with
-// clearbox.CodeRecipientUnavailable when nobody is, and with
-// CodePeerUnreachable at once when the peer did not answer a question within
+// clearbox.CodeConsentRequired or CodeRecipientUnavailable when nobody is who
+// wants to be found, and with CodePeerUnreachable at once when the peer did not answer a question within
 // the last ten seconds.
 func (c *Client) Resolve(ctx context.Context, a clearbox.Address) (Account, error) {
 	var w accountAnswer
@@ -33,11 +33,13 @@ func (c *Client) Devices(ctx context.Context, u clearbox.UserID) (Account, error
 	return acc, err
 }
 
-// Claim asks for prekey bundles; no devices means all of them. Asking again
-// with the same claim id gives the same bundles for 24 hours. The bundles'
-// signatures are the caller's to verify. Errors are those of Resolve.
-func (c *Client) Claim(ctx context.Context, u clearbox.UserID, claimID string, devices []clearbox.DeviceID) ([]Bundle, error) {
-	req := claimRequest{ClaimID: claimID, UID: string(u.UID)}
+// Claim asks for prekey bundles; no devices means all of them. token is the
+// person's delivery token or the id of their knock; without one there are no
+// one-time keys. Asking again with the same claim id gives the same bundles for
+// 24 hours. The bundles' signatures are the caller's to verify. Errors are
+// those of Resolve.
+func (c *Client) Claim(ctx context.Context, u clearbox.UserID, claimID string, token []byte, devices []clearbox.DeviceID) ([]Bundle, error) {
+	req := claimRequest{ClaimID: claimID, UID: string(u.UID), Token: token}
 	for _, d := range devices {
 		req.Devices = append(req.Devices, int64(d))
 	}
@@ -64,7 +66,10 @@ func accountFrom(w *accountAnswer, server clearbox.ServerName) (Account, error) 
 	if u.Server != server || w.Version < 0 || len(w.Devices) > MaxSmallBody {
 		return Account{}, clearbox.Errorf(clearbox.CodeBadRequest, "the answer is out of range")
 	}
-	a := Account{User: u, DeviceList: w.Devices, Version: w.Version}
+	if len(w.Token) != 0 && len(w.Token) != itemBytes {
+		return Account{}, clearbox.Errorf(clearbox.CodeBadRequest, "a delivery token has %d bytes", itemBytes)
+	}
+	a := Account{User: u, DeviceList: w.Devices, Version: w.Version, Token: w.Token}
 	if w.Handle != "" {
 		if a.Handle, err = clearbox.ParseHandle(w.Handle); err != nil {
 			return Account{}, err
@@ -107,6 +112,8 @@ func questionError(err error) error {
 			return clearbox.Wrap(clearbox.CodeRecipientUnavailable, "this person cannot be reached", err)
 		case refused.Code == clearbox.CodePeerBlocked && refused.Signed:
 			return clearbox.Wrap(clearbox.CodePeerBlocked, "the other organisation does not accept this", err)
+		case refused.Code == clearbox.CodeConsentRequired && refused.Signed:
+			return clearbox.Wrap(clearbox.CodeConsentRequired, "ask this person to accept you first", err)
 		}
 	}
 	switch clearbox.CodeOf(err) {

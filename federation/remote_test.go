@@ -21,7 +21,7 @@ func TestDirectoryQuestions(t *testing.T) {
 		if got, err = a.client.Devices(ctx, bob); err != nil || got.User != bob {
 			t.Errorf("%+v %v", got, err)
 		}
-		bundles, err := a.client.Claim(ctx, bob, "claim-1", []clearbox.DeviceID{2, 3})
+		bundles, err := a.client.Claim(ctx, bob, "claim-1", nil, []clearbox.DeviceID{2, 3})
 		if err != nil || len(bundles) != 2 || bundles[1].Device != 3 || string(bundles[0].Identity) != "claim-1" {
 			t.Errorf("%+v %v", bundles, err)
 		}
@@ -89,7 +89,7 @@ func TestClaimsAreBounded(t *testing.T) {
 	two(t, nil, func(w *world, a, b *node) {
 		bob := clearbox.UserID{UID: knownUID, Server: "b.test"}
 		for range 500 {
-			_, _ = a.client.Claim(w.t.Context(), bob, "claim-2", []clearbox.DeviceID{1})
+			_, _ = a.client.Claim(w.t.Context(), bob, "claim-2", nil, []clearbox.DeviceID{1})
 		}
 		if b.dir.calls > 60 {
 			t.Errorf("%d claims reached the directory at once", b.dir.calls)

@@ -147,10 +147,14 @@ func (s *Sender) lookAround(ctx context.Context) {
 	}
 }
 
-// Nudge says that something is due for the peer. It never blocks and does not
-// shorten a wait for a peer that is away.
-func (s *Sender) Nudge(peer clearbox.ServerName) {
-	for _, class := range s.opts.Class {
+// Nudge says that something is due for the peer, in the classes that are named
+// or in any. It never blocks and does not shorten a wait for a peer that is
+// away.
+func (s *Sender) Nudge(peer clearbox.ServerName, classes ...Class) {
+	if len(classes) == 0 {
+		classes = s.opts.Class
+	}
+	for _, class := range classes {
 		s.lane(peer, class, true).nudgeNow()
 	}
 }

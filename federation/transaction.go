@@ -24,10 +24,19 @@ type wireItem struct {
 	Device    int64          `cbor:"device,omitempty"`
 	To        string         `cbor:"to,omitempty"`
 	At        int64          `cbor:"at,omitempty"`
+	Token     []byte         `cbor:"token,omitempty"`
+	Ref       []byte         `cbor:"ref,omitempty"`
 	Envelopes []wireEnvelope `cbor:"envelopes,omitempty"`
 	Void      bool           `cbor:"void,omitempty"`
 	Bounce    clearbox.Code  `cbor:"bounce,omitempty"`
+	Knock     *wireKnock     `cbor:"knock,omitempty"`
 	Crit      []string       `cbor:"crit,omitempty"`
+}
+
+type wireKnock struct {
+	From   string `cbor:"from"`
+	Handle string `cbor:"handle"`
+	To     string `cbor:"to"`
 }
 
 type wireEnvelope struct {
@@ -54,6 +63,7 @@ type wireVerdict struct {
 // critKnown are the item fields that a sender may mark as critical.
 var critKnown = map[string]bool{
 	"id": true, "from": true, "device": true, "to": true, "at": true, "envelopes": true, "void": true, "bounce": true,
+	"token": true, "ref": true, "knock": true,
 }
 
 var (
@@ -104,7 +114,10 @@ func itemToWire(it *Item) wireItem {
 	}
 	w := wireItem{
 		ID: it.ID[:], From: it.Sender.String(), Device: int64(it.SenderDevice), To: it.Recipient.String(),
-		At: int64(it.AcceptedAt), Envelopes: make([]wireEnvelope, len(it.Envelopes)), Bounce: it.Bounce, Crit: it.Crit,
+		At: int64(it.AcceptedAt), Token: it.Token, Ref: it.Ref, Envelopes: make([]wireEnvelope, len(it.Envelopes)), Bounce: it.Bounce, Crit: it.Crit,
+	}
+	if k := it.Knock; k != nil {
+		w.Knock = &wireKnock{From: k.From.String(), Handle: string(k.Handle), To: string(k.To)}
 	}
 	for i, e := range it.Envelopes {
 		w.Envelopes[i] = wireEnvelope{Device: int64(e.Device), Registration: e.Registration, Type: uint8(e.Type), Content: e.Content}
@@ -138,7 +151,7 @@ func DecodeTransaction(b []byte) (*Transaction, error) {
 	}
 	t := &Transaction{Stream: w.Stream, Class: w.Class, Fence: w.Lease, FirstPos: w.FirstPos, Items: make([]Item, len(w.Items))}
 	for i, raw := range w.Items {
-		t.Items[i] = decodeItem(raw)
+		t.Items[i] = decodeItem(w.Class, raw)
 	}
 	return t, nil
 }
@@ -146,7 +159,7 @@ func DecodeTransaction(b []byte) (*Transaction, error) {
 // maxPosition leaves room for a batch to be added without overflow.
 const maxPosition = 1 << 60
 
-func decodeItem(raw []byte) Item {
+func decodeItem(class Class, raw []byte) Item {
 	var w wireItem
 	if err := decoder.Unmarshal(raw, &w); err != nil {
 		return Item{Refused: clearbox.CodeBadRequest}
@@ -159,66 +172,145 @@ func decodeItem(raw []byte) Item {
 			return Item{Refused: clearbox.CodeUnsupportedCritical}
 		}
 	}
-	it, err := itemFromWire(&w)
+	it, err := itemFromWire(class, &w)
 	if err != nil {
 		return Item{Refused: clearbox.CodeOf(err)}
 	}
 	return it
 }
 
-func itemFromWire(w *wireItem) (Item, error) {
+// itemBytes is the length of a token and of a ref.
+const itemBytes = 16
+
+func itemFromWire(class Class, w *wireItem) (Item, error) {
 	var it Item
-	var err error
 	if len(w.ID) != len(it.ID) {
 		return it, clearbox.Errorf(clearbox.CodeBadRequest, "a message id has 16 bytes")
 	}
 	copy(it.ID[:], w.ID)
-	if it.Sender, err = clearbox.ParseUserID(w.From); err != nil {
-		return it, err
-	}
-	if it.Recipient, err = clearbox.ParseUserID(w.To); err != nil {
-		return it, err
-	}
-	if it.SenderDevice, err = clearbox.ParseDeviceID(w.Device); err != nil {
-		return it, err
-	}
 	if w.At < 0 {
 		return it, clearbox.Errorf(clearbox.CodeBadRequest, "the time is negative")
 	}
 	it.AcceptedAt, it.Crit = clearbox.Millis(w.At), w.Crit
-	if w.Bounce != "" {
-		if len(w.Envelopes) != 0 || len(w.Bounce) > 64 {
-			return it, clearbox.Errorf(clearbox.CodeBadRequest, "a bounce carries a code and nothing else")
+	if len(w.Token) != 0 && len(w.Token) != itemBytes || len(w.Ref) != 0 && len(w.Ref) != itemBytes {
+		return it, clearbox.Errorf(clearbox.CodeBadRequest, "a token and a ref have %d bytes", itemBytes)
+	}
+	var err error
+	switch {
+	case w.Knock != nil:
+		err = it.knockFrom(class, w)
+	case class != ClassMessage:
+		err = clearbox.Errorf(clearbox.CodeBadRequest, "messages have a class of their own")
+	case w.Bounce != "":
+		err = it.bounceFrom(w)
+	default:
+		err = it.messageFrom(w)
+	}
+	return it, err
+}
+
+func (it *Item) knockFrom(class Class, w *wireItem) (err error) {
+	switch {
+	case class != ClassControl:
+		return clearbox.Errorf(clearbox.CodeBadRequest, "knocks belong to the control class")
+	case w.From != "" || w.Device != 0 || w.To != "" || len(w.Token) != 0 || len(w.Ref) != 0 || len(w.Envelopes) != 0 || w.Bounce != "":
+		return clearbox.Errorf(clearbox.CodeBadRequest, "a knock says who asks whom and nothing else")
+	}
+	k := &Knock{}
+	if k.From, err = clearbox.ParseUserID(w.Knock.From); err != nil {
+		return err
+	}
+	if k.Handle, err = clearbox.ParseHandle(w.Knock.Handle); err != nil {
+		return err
+	}
+	k.To, err = clearbox.ParseHandle(w.Knock.To)
+	it.Knock = k
+	return err
+}
+
+func (it *Item) bounceFrom(w *wireItem) (err error) {
+	if len(w.Envelopes) != 0 || len(w.Token) != 0 || len(w.Bounce) > 64 {
+		return clearbox.Errorf(clearbox.CodeBadRequest, "a bounce carries a code and nothing else")
+	}
+	if it.Sender, err = clearbox.ParseUserID(w.From); err != nil {
+		return err
+	}
+	it.Bounce = w.Bounce
+	if len(w.Ref) != 0 {
+		if it.Ref = w.Ref; w.To != "" || w.Device != 0 {
+			return clearbox.Errorf(clearbox.CodeBadRequest, "a bounce with a ref has no other recipient")
 		}
-		it.Bounce = w.Bounce
-		return it, nil
+		return nil
+	}
+	if it.Recipient, err = clearbox.ParseUserID(w.To); err != nil {
+		return err
+	}
+	it.SenderDevice, err = clearbox.ParseDeviceID(w.Device)
+	return err
+}
+
+func (it *Item) messageFrom(w *wireItem) (err error) {
+	if it.Recipient, err = clearbox.ParseUserID(w.To); err != nil {
+		return err
+	}
+	sealed := w.From == "" && w.Device == 0
+	switch {
+	case sealed && (len(w.Token) == 0 || len(w.Ref) == 0):
+		return clearbox.Errorf(clearbox.CodeBadRequest, "a sealed message has a token and a ref")
+	case !sealed && len(w.Ref) != 0:
+		return clearbox.Errorf(clearbox.CodeBadRequest, "a message with a sender has no ref")
+	case !sealed:
+		if it.Sender, err = clearbox.ParseUserID(w.From); err != nil {
+			return err
+		}
+		if it.SenderDevice, err = clearbox.ParseDeviceID(w.Device); err != nil {
+			return err
+		}
+	}
+	if len(w.Token) != 0 {
+		it.Token = w.Token
+	}
+	if len(w.Ref) != 0 {
+		it.Ref = w.Ref
 	}
 	if len(w.Envelopes) == 0 || len(w.Envelopes) > clearbox.MaxDevices {
-		return it, clearbox.Errorf(clearbox.CodeBadRequest, "an item has 1 to %d envelopes", clearbox.MaxDevices)
+		return clearbox.Errorf(clearbox.CodeBadRequest, "an item has 1 to %d envelopes", clearbox.MaxDevices)
 	}
 	it.Envelopes = make([]ItemEnvelope, len(w.Envelopes))
 	var seen [128]bool
-	for i, e := range w.Envelopes {
+	for i := range w.Envelopes {
+		e := &w.Envelopes[i]
 		d, err := clearbox.ParseDeviceID(e.Device)
 		if err != nil {
-			return it, err
+			return err
 		}
-		switch {
-		case seen[d]:
-			return it, clearbox.Errorf(clearbox.CodeBadRequest, "a device is named twice")
-		case e.Registration >= 1<<14:
-			return it, clearbox.Errorf(clearbox.CodeBadRequest, "a registration id has 14 bits")
-		case !clearbox.ContentType(e.Type).Valid():
-			return it, clearbox.Errorf(clearbox.CodeBadRequest, "the content type is not known")
-		case len(e.Content) == 0:
-			return it, clearbox.Errorf(clearbox.CodeBadRequest, "an envelope is empty")
-		case len(e.Content) > clearbox.MaxContent:
-			return it, clearbox.Errorf(clearbox.CodeTooLarge, "an envelope has at most %d bytes", clearbox.MaxContent)
+		if seen[d] {
+			return clearbox.Errorf(clearbox.CodeBadRequest, "a device is named twice")
 		}
 		seen[d] = true
+		if err := e.check(sealed); err != nil {
+			return err
+		}
 		it.Envelopes[i] = ItemEnvelope{Device: d, Registration: e.Registration, Type: clearbox.ContentType(e.Type), Content: e.Content}
 	}
-	return it, nil
+	return nil
+}
+
+func (e *wireEnvelope) check(sealed bool) error {
+	t := clearbox.ContentType(e.Type)
+	switch {
+	case e.Registration >= 1<<14:
+		return clearbox.Errorf(clearbox.CodeBadRequest, "a registration id has 14 bits")
+	case !t.Valid() || sealed != (t == clearbox.ContentSealed):
+		return clearbox.Errorf(clearbox.CodeBadRequest, "the content type is not known here")
+	case len(e.Content) == 0:
+		return clearbox.Errorf(clearbox.CodeBadRequest, "an envelope is empty")
+	case len(e.Content) > clearbox.MaxContent:
+		return clearbox.Errorf(clearbox.CodeTooLarge, "an envelope has at most %d bytes", clearbox.MaxContent)
+	case sealed && clearbox.SealedSize(len(e.Content)) != len(e.Content):
+		return clearbox.Errorf(clearbox.CodeBadRequest, "a sealed envelope is padded to a size bucket")
+	}
+	return nil
 }
 
 // EncodeAnswer gives the wire form, which is also what an Acceptor stores for

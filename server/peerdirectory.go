@@ -22,7 +22,7 @@ func (r remote) Devices(ctx context.Context, u clearbox.UserID) (directory.Remot
 }
 
 func (r remote) Claim(ctx context.Context, u clearbox.UserID, claimID string, devices []clearbox.DeviceID) ([]directory.Bundle, error) {
-	bundles, err := r.client.Claim(ctx, u, claimID, devices)
+	bundles, err := r.client.Claim(ctx, u, claimID, nil, devices)
 	out := make([]directory.Bundle, len(bundles))
 	for i, b := range bundles {
 		out[i] = directory.Bundle{
@@ -56,7 +56,7 @@ func (l local) PeerDevices(ctx context.Context, peer clearbox.ServerName, uid cl
 	return toPeer(a), err
 }
 
-func (l local) PeerClaim(ctx context.Context, peer clearbox.ServerName, claimID string, uid clearbox.UID, devices []clearbox.DeviceID) ([]federation.Bundle, error) {
+func (l local) PeerClaim(ctx context.Context, peer clearbox.ServerName, claimID string, uid clearbox.UID, _ []byte, devices []clearbox.DeviceID) ([]federation.Bundle, error) {
 	bundles, err := l.dir.PeerClaim(ctx, peer, claimID, uid, devices)
 	out := make([]federation.Bundle, len(bundles))
 	for i, b := range bundles {

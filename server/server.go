@@ -191,7 +191,7 @@ func (s *Server) buildRooms(ctx context.Context, c *config.Config) error {
 		Now: s.o.Now, Random: s.o.Random, Log: s.log, MailTTL: c.Retention.Undelivered, OutboxTTL: c.Retention.Outbox,
 		SubmissionTTL: c.Retention.Idempotency, DelayedAfter: c.Federation.DelayedAfter,
 		PeerQueueItems: orUnlimited(int64(c.Limits.PeerQueueItems)), PeerQueueBytes: orUnlimited(int64(c.Limits.PeerQueueSize)),
-		Admit: s.disk.admit, Nudge: s.nudge,
+		Admit: s.disk.admit, Nudge: s.nudge, NudgeControl: s.nudgeControl, Organisation: s.organisation,
 	})
 	if s.client != nil {
 		s.buildExchange(c)
@@ -245,7 +245,9 @@ func (s *Server) buildFederation(ctx context.Context, c *config.Config) error {
 
 // buildExchange makes what carries messages to and from peers.
 func (s *Server) buildExchange(c *config.Config) {
-	s.sender = federation.NewSender(s.client, s.delivery, federation.SenderOptions{Now: s.o.Now, Random: s.o.Random, Log: s.log})
+	s.sender = federation.NewSender(s.client, s.delivery, federation.SenderOptions{
+		Class: []federation.Class{federation.ClassMessage, federation.ClassControl}, Now: s.o.Now, Random: s.o.Random, Log: s.log,
+	})
 	s.peering = peering.New(s.table, s.self, s.client, peering.Options{Prober: s.transport, Queues: s.sender, Removed: s.removed, Now: s.o.Now, Random: s.o.Random, Log: s.log})
 	s.self.OnDocument(s.sender.Greet)
 	s.inbox = federation.NewInbox(s.self, s.client, s.delivery, local{s.directory}, federation.InboxOptions{
@@ -329,8 +331,26 @@ func (r routes) Route(ctx context.Context, peer clearbox.ServerName) error {
 
 func (s *Server) nudge(peer clearbox.ServerName) {
 	if s.sender != nil {
-		s.sender.Nudge(peer)
+		s.sender.Nudge(peer, federation.ClassMessage)
 	}
+}
+
+func (s *Server) nudgeControl(peer clearbox.ServerName) {
+	if s.sender != nil {
+		s.sender.Nudge(peer, federation.ClassControl)
+	}
+}
+
+// organisation is who runs a peer and where, as its signed document says.
+func (s *Server) organisation(peer clearbox.ServerName) (controller, country string) {
+	if s.client == nil {
+		return "", ""
+	}
+	d := s.client.Document(context.Background(), peer)
+	if d == nil {
+		return "", ""
+	}
+	return d.Legal.Controller, d.Legal.Country
 }
 
 // removed reports what waits for a server whose peering ended. What a failing

@@ -1,5 +1,7 @@
 package storage
 
+import "slices"
+
 // ColumnFate says what becomes of one column: gdpr.md 6 to 12. The record of
 // processing and the exporter are generated from it, and a test fails when the
 // live schema has a column that is missing here.
@@ -64,6 +66,7 @@ const (
 	whileAccount = "while the account exists"
 	untilAck     = "until the device acknowledged it, at most 30 days"
 	untilPeer    = "until the peer's verdict, at most 14 days"
+	untilKnock   = "14 days"
 	operational  = "while the server runs"
 )
 
@@ -85,7 +88,7 @@ func same(personal Personal, purpose string, basis Basis, export Export, erase E
 // Datamap lists the fate of every column of the database.
 func Datamap() []ColumnFate {
 	var out []ColumnFate
-	for _, t := range append(peopleTables(), queueTables()...) {
+	for _, t := range slices.Concat(peopleTables(), contactTables(), queueTables()) {
 		for _, f := range t.rows {
 			for _, c := range f.columns {
 				row := f.ColumnFate
@@ -170,6 +173,33 @@ func peopleTables() []table {
 		{"archive_items", []fate{
 			same(Pseudonym, "keep the person's own archive", BasisConsent, ExportYes, EraseRow, "until the person deletes it or withdraws", "user_no", "seq", "id", "size", "created"),
 			same(SealedData, "keep the person's own archive; end-to-end encrypted inside", BasisConsent, ExportYes, EraseShred, "until the person deletes it or withdraws", "conversation", "body"),
+		}},
+	}
+}
+
+func contactTables() []table {
+	return []table{
+		{"delivery_tokens", []fate{
+			same(Pseudonym, "let accepted contacts of other servers write", BasisContract, ExportNo, EraseRow, whileAccount, "user_no", "until"),
+			same(SealedData, "let accepted contacts of other servers write", BasisContract, ExportSecret, EraseShred, "until replaced, and 24 hours", "token", "previous"),
+		}},
+		{"knocks", []fate{
+			same(Pseudonym, "let in the answer of somebody who was asked", BasisContract, ExportNo, EraseRow, untilKnock, "user_no", "peer", "created", "expires", "closed"),
+			same(BlindIndex, "let in the answer of somebody who was asked", BasisContract, ExportNo, EraseRow, untilKnock, "id_index", "address_index"),
+		}},
+		{"arrived_knocks", []fate{
+			same(NotPersonal, "find out for whom a knock is after its server has an answer", BasisNone, ExportNo, EraseRow, "seconds", "no", "peer", "seal_id"),
+			same(SealedData, "find out for whom a knock is; under the server's key", BasisContract, ExportNo, EraseRow, "seconds", "payload"),
+		}},
+		{"received_knocks", []fate{
+			same(Pseudonym, "show a knock once, and not too many", BasisContract, ExportNo, EraseRow, untilKnock, "user_no", "peer", "expires", "closed"),
+			same(BlindIndex, "show a knock once, and not too many", BasisContract, ExportNo, EraseRow, untilKnock, "id_index", "stranger_index"),
+			same(SealedData, "block who knocked", BasisContract, ExportYes, EraseShred, untilKnock, "stranger"),
+		}},
+		{"blocks", []fate{
+			same(Pseudonym, "keep the knocks of blocked people away", BasisContract, ExportNo, EraseRow, "until the person lifts the block", "user_no"),
+			same(BlindIndex, "keep the knocks of blocked people away", BasisContract, ExportNo, EraseRow, "until the person lifts the block", "block_index"),
+			same(SealedData, "show whom one has blocked", BasisContract, ExportYes, EraseShred, "until the person lifts the block", "name"),
 		}},
 	}
 }

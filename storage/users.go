@@ -274,3 +274,11 @@ func (tx *Tx) Recipient(uid clearbox.UID) (Recipient, error) {
 	slices.SortFunc(r.Devices, func(a, b RecipientDevice) int { return cmp.Compare(a.No, b.No) })
 	return r, nil
 }
+
+// UIDByHandle gives the permanent name of the account that has the handle now,
+// and opens nothing.
+func (tx *Tx) UIDByHandle(h clearbox.Handle) (clearbox.UID, error) {
+	var uid string
+	err := tx.one("SELECT uid FROM users WHERE handle_index = $1", args(tx.handleIndex(h)), &uid)
+	return clearbox.UID(uid), err
+}

@@ -38,7 +38,7 @@ func submissionIn(s *wire.Submission) delivery.Submission {
 		for j := range to.Envelopes {
 			envelopes[j] = delivery.Outgoing(to.Envelopes[j])
 		}
-		out.To[i] = delivery.Recipient{User: to.User, Envelopes: envelopes}
+		out.To[i] = delivery.Recipient{User: to.User, Token: to.Token, Envelopes: envelopes}
 	}
 	return out
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"io"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -30,16 +31,19 @@ type accept struct {
 	answer  *federation.Answer
 	refused error
 	changed bool // a recipient's devices changed since the payloads were sealed
+	knocks  bool // some were stored
 	posts   []posted
 }
 
-// arrival is one item: a verdict that is known already, or mail to store.
+// arrival is one item: a verdict that is known already, or what to store.
 type arrival struct {
+	item    *federation.Item
 	verdict *federation.Verdict
 	uid     clearbox.UID
 	known   storage.Recipient
 	mails   []mail
 	bounce  *bounce // what is not mail but the fate of a message of ours
+	knock   []byte  // what is not mail but a knock: 16 random bytes for its row
 }
 
 type posted struct {
@@ -98,78 +102,139 @@ func (r *Router) Resume(ctx context.Context, peer clearbox.ServerName, own feder
 }
 
 func (op *accept) prepare(ctx context.Context, fresh bool) error {
-	r := op.r
-	now := r.now()
+	now := op.r.now()
 	op.items = make([]arrival, len(op.txn.Items))
 	for i := range op.txn.Items {
-		it, a := &op.txn.Items[i], &op.items[i]
-		reject := func(c clearbox.Code, version int64) {
-			a.verdict = &federation.Verdict{Code: federation.VerdictRejected, Reason: c, DevicesVersion: version}
-		}
+		a := &op.items[i]
+		a.item = &op.txn.Items[i]
+		var err error
 		switch {
-		case it.Void:
-			a.verdict = &federation.Verdict{Code: federation.VerdictOK}
-		case it.Refused != "":
-			reject(it.Refused, 0)
-		case it.Sender.Server != op.peer:
-			reject(clearbox.CodeForbidden, 0) // a peer speaks for its own people only
-		case it.Recipient.Server != r.server:
-			reject(clearbox.CodeRecipientUnavailable, 0)
-		case it.AcceptedAt > after(now, futureAllowed):
-			reject(clearbox.CodeBadRequest, 0)
-		case it.AcceptedAt < after(now, -r.opts.OutboxTTL-24*time.Hour):
-			reject(clearbox.CodeExpired, 0)
-		}
-		if a.verdict != nil {
-			continue
-		}
-		if it.Bounce != "" {
-			var err error
-			a.uid = it.Recipient.UID
-			a.bounce, err = r.newBounce(ctx, it.Recipient, &Notice{Kind: NoticeUndeliverable, ID: it.ID, Recipient: it.Sender, Code: reason(it.Bounce)})
-			if err != nil {
-				return err
-			}
-			if a.bounce == nil {
-				reject(clearbox.CodeRecipientUnavailable, 0)
-			}
-			continue
-		}
-		known, err := r.local(ctx, it.Recipient.UID, fresh)
-		if clearbox.CodeOf(err) == clearbox.CodeRecipientUnavailable {
-			reject(clearbox.CodeRecipientUnavailable, 0)
-			continue
+		case op.judge(a, now):
+		case a.item.Bounce != "":
+			err = op.addBounce(ctx, a)
+		case a.item.Knock != nil:
+			a.knock = make([]byte, 16)
+			_, err = io.ReadFull(op.r.opts.Random, a.knock)
+		default:
+			err = op.addMessage(ctx, a, fresh, now)
 		}
 		if err != nil {
 			return err
 		}
-		a.uid, a.known = it.Recipient.UID, known
-		for _, d := range known.Devices { // ascending
-			for j := range it.Envelopes {
-				e := &it.Envelopes[j]
-				if e.Device != d.ID || e.Registration != d.Registration {
-					continue
-				}
-				m, err := r.sealMail(known.Key, d.No, &clearbox.Envelope{
-					ID: it.ID, Sender: it.Sender, SenderDevice: it.SenderDevice, Recipient: it.Recipient, Device: d.ID,
-					Type: e.Type, AcceptedAt: it.AcceptedAt, Content: e.Content,
-				}, nil, now)
-				if errors.Is(err, storage.ErrShredded) { // erased a moment ago; the others go on
-					reject(clearbox.CodeRecipientUnavailable, 0)
-					continue
-				}
-				if err != nil {
-					return err
-				}
-				a.mails = append(a.mails, m)
+	}
+	return nil
+}
+
+// judge gives a verdict where the item alone decides it, and tells whether it did.
+func (op *accept) judge(a *arrival, now clearbox.Millis) bool {
+	it, r := a.item, op.r
+	switch {
+	case it.Void:
+		a.verdict = &federation.Verdict{Code: federation.VerdictOK}
+	case it.Refused != "":
+		a.reject(it.Refused)
+	case !it.Sender.IsZero() && it.Sender.Server != op.peer, it.Knock != nil && it.Knock.From.Server != op.peer:
+		a.reject(clearbox.CodeForbidden) // a peer speaks for its own people only
+	case !it.Recipient.IsZero() && it.Recipient.Server != r.server:
+		a.reject(clearbox.CodeRecipientUnavailable)
+	case it.AcceptedAt > after(now, futureAllowed):
+		a.reject(clearbox.CodeBadRequest)
+	case it.AcceptedAt < after(now, -r.opts.OutboxTTL-24*time.Hour):
+		a.reject(clearbox.CodeExpired)
+	}
+	return a.verdict != nil
+}
+
+func (a *arrival) reject(c clearbox.Code) {
+	a.verdict = &federation.Verdict{Code: federation.VerdictRejected, Reason: c}
+}
+
+// addBounce prepares the notice for whom a bounce is about: of a sealed message
+// whom our own ref names. One that is wrong is ignored, and its sender learns
+// nothing.
+func (op *accept) addBounce(ctx context.Context, a *arrival) (err error) {
+	it, r := a.item, op.r
+	to := it.Recipient
+	if it.Ref != nil {
+		if no := r.openRef(it.Ref, op.peer, it.ID); no != 0 {
+			to, err = r.senderOf(ctx, no)
+		}
+		if err != nil {
+			return err
+		}
+		if to.IsZero() {
+			a.verdict = &federation.Verdict{Code: federation.VerdictOK}
+			return nil
+		}
+	}
+	a.uid = to.UID
+	a.bounce, err = r.newBounce(ctx, to, &Notice{Kind: NoticeUndeliverable, ID: it.ID, Recipient: it.Sender, Code: reason(it.Bounce)})
+	switch {
+	case err != nil || a.bounce != nil:
+		return err
+	case it.Ref != nil:
+		a.verdict = &federation.Verdict{Code: federation.VerdictOK}
+	default:
+		a.reject(clearbox.CodeRecipientUnavailable)
+	}
+	return nil
+}
+
+// addMessage prepares mail for those devices of the recipient that it is for.
+// Whether the recipient is unknown, banned, gone, or did not give this token to
+// anybody is one verdict.
+func (op *accept) addMessage(ctx context.Context, a *arrival, fresh bool, now clearbox.Millis) error {
+	it, r := a.item, op.r
+	absent := clearbox.CodeRecipientUnavailable
+	if it.Token != nil {
+		absent = clearbox.CodeConsentRequired
+		re, err := r.reach(ctx, it.Recipient.UID)
+		if err != nil {
+			return err
+		}
+		if !r.admits(re, op.peer, it.Token, now) {
+			a.reject(absent)
+			return nil
+		}
+	}
+	known, err := r.local(ctx, it.Recipient.UID, fresh)
+	if clearbox.CodeOf(err) == clearbox.CodeRecipientUnavailable {
+		a.reject(absent)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	a.uid, a.known = it.Recipient.UID, known
+	for _, d := range known.Devices { // ascending
+		for j := range it.Envelopes {
+			e := &it.Envelopes[j]
+			if e.Device != d.ID || e.Registration != d.Registration {
+				continue
 			}
+			sealed := &clearbox.Envelope{
+				ID: it.ID, Sender: it.Sender, SenderDevice: it.SenderDevice, Recipient: it.Recipient, Device: d.ID,
+				Type: e.Type, AcceptedAt: it.AcceptedAt, Content: e.Content,
+			}
+			if it.Sealed() {
+				sealed.Origin = op.peer
+			}
+			m, err := r.sealMail(known.Key, d.No, sealed, it.Ref, nil, now)
+			if errors.Is(err, storage.ErrShredded) { // erased a moment ago; the others go on
+				a.reject(absent)
+				continue
+			}
+			if err != nil {
+				return err
+			}
+			a.mails = append(a.mails, m)
 		}
 	}
 	return nil
 }
 
 func (op *accept) apply(tx *storage.Tx, b *batch) error {
-	op.answer, op.refused, op.changed, op.posts = nil, nil, false, op.posts[:0]
+	op.answer, op.refused, op.changed, op.knocks, op.posts = nil, nil, false, false, op.posts[:0]
 	txn, class := op.txn, storage.Class(op.txn.Class)
 	for i := range op.items {
 		op.items[i].bounce.reset()
@@ -228,7 +293,7 @@ func (op *accept) apply(tx *storage.Tx, b *batch) error {
 func (op *accept) checkDevices(tx *storage.Tx, b *batch, last int64) error {
 	for i := range op.items {
 		a := &op.items[i]
-		if a.verdict != nil || a.bounce != nil || op.txn.FirstPos+int64(i) <= last {
+		if a.verdict != nil || a.bounce != nil || a.knock != nil || op.txn.FirstPos+int64(i) <= last {
 			continue
 		}
 		current, ok := b.local[a.uid]
@@ -284,6 +349,9 @@ func (op *accept) store(tx *storage.Tx, a *arrival) (federation.Verdict, error) 
 	if a.bounce != nil {
 		return federation.Verdict{Code: federation.VerdictOK}, op.fate(tx, a)
 	}
+	if a.knock != nil {
+		return op.putArrived(tx, a.item, a.knock)
+	}
 	v := federation.Verdict{Code: federation.VerdictOK, DevicesVersion: a.known.DevicesVersion}
 	stored := 0
 	for i := range a.mails {
@@ -336,6 +404,12 @@ func (op *accept) done(err error) {
 		}
 		for _, p := range op.posts {
 			op.r.mailboxes.post(p.deviceNo, p.delivery)
+		}
+		if op.knocks {
+			select {
+			case op.r.knocked <- struct{}{}:
+			default: // one is enough
+			}
 		}
 	}
 	op.result <- err

@@ -34,7 +34,7 @@ func (r *Router) newBounce(ctx context.Context, sender clearbox.UserID, n *Notic
 	if err != nil {
 		return nil, err
 	}
-	m, err := r.sealMail(known.Key, 0, nil, n, r.now())
+	m, err := r.sealMail(known.Key, 0, nil, nil, n, r.now())
 	if errors.Is(err, storage.ErrShredded) {
 		return nil, nil
 	}

@@ -56,7 +56,8 @@ func (r *Router) sweepMail(ctx context.Context) (int, error) {
 
 // expiry is what a notice of sweepMail is about.
 type expiry struct {
-	sender clearbox.UserID
+	sender clearbox.UserID     // of a sealed one nobody
+	origin clearbox.ServerName // of a sealed one
 	id     clearbox.MessageID
 	userNo int64 // whom it was for
 }
@@ -95,10 +96,10 @@ func (r *Router) expired(ctx context.Context, tx *storage.Tx, o *owner, m *stora
 	}
 	to := clearbox.UserID{UID: o.user.UID, Server: r.server}
 	e := d.Envelope
-	if e == nil || e.Sender == to { // a notice, a copy among own devices
+	if e == nil || e.Sender == to { // a notice, a knock, a copy among own devices
 		return nil, "", nil
 	}
-	about := expiry{e.Sender, e.ID, o.user.No}
+	about := expiry{e.Sender, e.Origin, e.ID, o.user.No}
 	if said[about] {
 		return nil, "", nil
 	}
@@ -109,7 +110,7 @@ func (r *Router) expired(ctx context.Context, tx *storage.Tx, o *owner, m *stora
 	}
 	said[about] = true
 	if e.Sender.Server != r.server {
-		peer, err := r.bounceOut(ctx, tx, to, e)
+		peer, err := r.bounceOut(ctx, tx, to, &d)
 		return nil, peer, err
 	}
 	sender, err := tx.Recipient(e.Sender.UID)
@@ -120,7 +121,7 @@ func (r *Router) expired(ctx context.Context, tx *storage.Tx, o *owner, m *stora
 		return nil, "", err
 	}
 	n := &Notice{Kind: NoticeUndeliverable, ID: e.ID, Recipient: to, Code: clearbox.CodeExpired}
-	sealed, err := r.sealMail(sender.Key, 0, nil, n, r.now())
+	sealed, err := r.sealMail(sender.Key, 0, nil, nil, n, r.now())
 	if errors.Is(err, storage.ErrShredded) {
 		return nil, "", nil
 	}
@@ -134,18 +135,26 @@ func (r *Router) expired(ctx context.Context, tx *storage.Tx, o *owner, m *stora
 // bounceOut queues the news that a peer's message expired. It belongs to no
 // person here: whatever becomes of the recipient's account, the sender is told.
 // A server that is no peer any more has nobody to tell.
-func (r *Router) bounceOut(ctx context.Context, tx *storage.Tx, to clearbox.UserID, e *clearbox.Envelope) (clearbox.ServerName, error) {
-	if r.peers.Route(ctx, e.Sender.Server) != nil {
+func (r *Router) bounceOut(ctx context.Context, tx *storage.Tx, to clearbox.UserID, d *Delivery) (clearbox.ServerName, error) {
+	e := d.Envelope
+	it := federation.Item{ID: e.ID, Sender: to, AcceptedAt: tx.Now(), Bounce: clearbox.CodeExpired}
+	peer, hold := e.Origin, string(e.Origin)
+	if d.ref != nil {
+		it.Ref = d.ref
+	} else {
+		it.SenderDevice, it.Recipient = 1, e.Sender
+		peer, hold = e.Sender.Server, e.Sender.String()
+	}
+	if r.peers.Route(ctx, peer) != nil {
 		return "", nil
 	}
-	it := federation.Item{ID: e.ID, Sender: to, SenderDevice: 1, Recipient: e.Sender, AcceptedAt: tx.Now(), Bounce: clearbox.CodeExpired}
-	sealed, err := r.sealItem(storage.ServerKey, &it)
+	sealed, err := r.sealItem(storage.ServerKey, it.ID, &it)
 	if err != nil {
 		return "", err
 	}
-	return e.Sender.Server, tx.PutOutbox(&storage.OutboxItem{
-		Peer: e.Sender.Server, Class: storage.ClassMessage, SenderKey: storage.ServerKey, Sealed: sealed, MessageID: e.ID,
-		Expires: after(tx.Now(), r.opts.OutboxTTL), HoldKey: r.keys.Index("outbox.recipient", []byte(e.Sender.String())),
+	return peer, tx.PutOutbox(&storage.OutboxItem{
+		Peer: peer, Class: storage.ClassMessage, SenderKey: storage.ServerKey, Sealed: sealed, MessageID: e.ID,
+		Expires: after(tx.Now(), r.opts.OutboxTTL), HoldKey: r.keys.Index("outbox.recipient", []byte(hold)),
 	})
 }
 

@@ -145,7 +145,7 @@ func (r *Router) open(ctx context.Context, rows []storage.OutboxItem) ([]*federa
 			out = append(out, b)
 			size = it.Size()
 		}
-		b.Items = append(b.Items, it)
+		b.Items = append(b.Items, outward(it))
 		b.Rows = append(b.Rows, row.Row)
 	}
 	return out, nil
@@ -210,7 +210,7 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 				if err := forgotten(tx.SetSubmissionState(row.SenderNo, row.MessageID, storage.SubmissionAtPeer)); err != nil {
 					return err
 				}
-				if it.Bounce != "" {
+				if it.Bounce != "" || it.Knock != nil {
 					break
 				}
 				news = append(news, told{row.SenderNo, State{ID: it.ID, State: StatusAtPeer, Recipient: it.Recipient, DevicesVersion: v.DevicesVersion}})
@@ -262,18 +262,37 @@ func (r *Router) refusals(ctx context.Context, batch *federation.Batch, verdicts
 	out := make(map[int]*bounce, len(rejected))
 	for _, i := range rejected {
 		it, row := &batch.Items[i], tried[batch.Rows[i]]
-		if it.Bounce != "" {
-			continue // of a bounce nobody is told
+		if it.Bounce != "" || it.Knock != nil {
+			continue // of a bounce nobody is told, and a knock is never known to have failed
 		}
 		n := &Notice{Kind: NoticeUndeliverable, ID: it.ID, Recipient: it.Recipient, Code: reason(verdicts[i].Reason), FirstTry: now, LastTry: now, Attempts: row.Attempts + 1}
 		if row.FirstTry != 0 {
 			n.FirstTry = row.FirstTry
 		}
-		if out[i], err = r.newBounce(ctx, it.Sender, n); err != nil {
+		sender := it.Sender
+		if sender.IsZero() { // a sealed message: only the row knows
+			if sender, err = r.senderOf(ctx, row.SenderNo); err != nil {
+				return nil, err
+			}
+		}
+		if out[i], err = r.newBounce(ctx, sender, n); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// senderOf names the person here who has the number; nobody when there is none.
+func (r *Router) senderOf(ctx context.Context, userNo int64) (clearbox.UserID, error) {
+	var u storage.User
+	err := r.store.View(ctx, func(tx *storage.Tx) (err error) {
+		u, err = tx.UserByNo(userNo)
+		return err
+	})
+	if errors.Is(err, storage.ErrNotFound) {
+		return clearbox.UserID{}, nil
+	}
+	return clearbox.UserID{UID: u.UID, Server: r.server}, err
 }
 
 // reason maps what a peer said to what a sender is told; an unknown word is

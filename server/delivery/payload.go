@@ -5,13 +5,17 @@ import (
 	"errors"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/federation"
 )
 
-// Delivery is one entry of a device's mailbox: an envelope or a notice.
+// Delivery is one entry of a device's mailbox: an envelope, a notice or a knock.
 type Delivery struct {
 	Seq      int64 // the device's mailbox sequence, from 1, without holes at the time of writing
 	Envelope *clearbox.Envelope
 	Notice   *Notice
+	Knock    *Knock
+
+	ref []byte // of a sealed envelope: goes back to its server when it expires
 }
 
 // NoticeKind says what a notice tells the sender.
@@ -39,7 +43,12 @@ type Notice struct {
 const (
 	payloadEnvelope = 1
 	payloadNotice   = 2
+	payloadSealed   = 3
+	payloadKnock    = 4
 )
+
+// refSize is the length of a ref in bytes.
+const refSize = 16
 
 // appendEnvelope writes the stored form of an envelope: kind, id, sender
 // device, type, accepted at, sender, content. Recipient and device are the
@@ -51,6 +60,28 @@ func appendEnvelope(b []byte, e *clearbox.Envelope) []byte {
 	b = binary.BigEndian.AppendUint64(b, uint64(e.AcceptedAt))
 	b = appendText(b, e.Sender.String())
 	return append(b, e.Content...)
+}
+
+// appendSealed writes the stored form of a sealed envelope: kind, id, ref,
+// accepted at, origin, content.
+func appendSealed(b []byte, e *clearbox.Envelope, ref []byte) []byte {
+	b = append(b, payloadSealed)
+	b = append(b, e.ID[:]...)
+	b = append(b, ref[:refSize]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(e.AcceptedAt))
+	b = appendText(b, string(e.Origin))
+	return append(b, e.Content...)
+}
+
+// appendKnock writes the stored form of a knock.
+func appendKnock(b []byte, k *Knock) []byte {
+	b = append(b, payloadKnock)
+	b = append(b, k.ID[:]...)
+	b = binary.BigEndian.AppendUint64(b, uint64(k.AcceptedAt))
+	b = appendText(b, k.From.String())
+	b = appendText(b, string(k.Handle))
+	b = appendText(b, k.Controller)
+	return appendText(b, k.Country)
 }
 
 // appendNotice writes the stored form of a notice.
@@ -108,8 +139,52 @@ func parsePayload(b []byte) (Delivery, error) {
 		}
 		n.Recipient = user
 		return Delivery{Notice: n}, nil
+	case payloadSealed:
+		e := &clearbox.Envelope{ID: clearbox.MessageID(r.bytes(16)), Type: clearbox.ContentSealed}
+		ref := r.bytes(refSize)
+		e.AcceptedAt = clearbox.Millis(r.uint64())
+		e.Origin = clearbox.ServerName(r.text())
+		if r.bad || e.Origin == "" {
+			return Delivery{}, errPayload
+		}
+		e.Content = r.b
+		return Delivery{Envelope: e, ref: ref}, nil
+	case payloadKnock:
+		k := &Knock{ID: clearbox.MessageID(r.bytes(16)), AcceptedAt: clearbox.Millis(r.uint64())}
+		from := r.text()
+		k.Handle, k.Controller, k.Country = clearbox.Handle(r.text()), r.text(), r.text()
+		if r.bad || len(r.b) != 0 {
+			return Delivery{}, errPayload
+		}
+		user, err := clearbox.ParseUserID(from)
+		if err != nil {
+			return Delivery{}, errPayload
+		}
+		k.From = user
+		return Delivery{Knock: k}, nil
 	}
 	return Delivery{}, errPayload
+}
+
+// encodeArrived and decodeArrived are the form in which a peer's knock waits to
+// be looked at: as in a mailbox, and the handle that was knocked at.
+func encodeArrived(it *federation.Item) ([]byte, error) {
+	k := it.Knock
+	if k == nil {
+		return nil, errPayload
+	}
+	b := appendText(nil, string(k.To))
+	return appendKnock(b, &Knock{ID: it.ID, From: k.From, Handle: k.Handle, AcceptedAt: it.AcceptedAt}), nil
+}
+
+func decodeArrived(b []byte) (*Knock, clearbox.Handle, error) {
+	r := reader{b: b}
+	to := clearbox.Handle(r.text())
+	d, err := parsePayload(r.b)
+	if err != nil || r.bad || d.Knock == nil {
+		return nil, "", errPayload
+	}
+	return d.Knock, to, nil
 }
 
 // reader takes fields off the front of b; after the first shortage everything

@@ -9,6 +9,7 @@ package delivery
 
 import (
 	"context"
+	"crypto/cipher"
 	"crypto/rand"
 	"io"
 	"log/slog"
@@ -53,8 +54,14 @@ type Options struct {
 	// all. It must be cheap.
 	Admit func() error
 
-	// Nudge is called after a message for a peer is durable. It must not block.
-	Nudge func(peer clearbox.ServerName)
+	// Nudge is called after a message for a peer is durable, NudgeControl after a
+	// knock is. They must not block.
+	Nudge        func(peer clearbox.ServerName)
+	NudgeControl func(peer clearbox.ServerName)
+
+	// Organisation tells who runs a peer and in which country, for people who are
+	// asked to accept somebody there; nil: nothing is known. It must be cheap.
+	Organisation func(peer clearbox.ServerName) (controller, country string)
 }
 
 func (o *Options) fill() {
@@ -77,6 +84,12 @@ func (o *Options) fill() {
 	}
 	if o.Nudge == nil {
 		o.Nudge = func(clearbox.ServerName) {}
+	}
+	if o.NudgeControl == nil {
+		o.NudgeControl = func(clearbox.ServerName) {}
+	}
+	if o.Organisation == nil {
+		o.Organisation = func(clearbox.ServerName) (string, string) { return "", "" }
 	}
 	if o.PeerQueueItems <= 0 {
 		o.PeerQueueItems = 500_000
@@ -103,18 +116,30 @@ type Router struct {
 	mailboxes mailboxes
 	watchers  watchers
 	people    people
-	refresh   chan refresh // capacity 64: hints; a lost one is given again
+	reaches   reaches
+	refresh   chan refresh  // capacity 64: hints; a lost one is given again
+	knocked   chan struct{} // capacity 1: a knock arrived
+
+	refs        cipher.Block // see ref.go
+	decoyOnce   sync.Once
+	decoySealed []byte
 }
 
 // New builds a router; Run makes it work.
 func New(store *storage.Store, keys Keys, dir *directory.Service, peers Peers, server clearbox.ServerName, o Options) *Router {
 	o.fill()
-	r := &Router{store: store, keys: keys, directory: dir, peers: peers, server: server, opts: o, refresh: make(chan refresh, 64)}
+	r := &Router{store: store, keys: keys, directory: dir, peers: peers, server: server, opts: o, refresh: make(chan refresh, 64), knocked: make(chan struct{}, 1)}
+	block, err := refCipher(keys)
+	if err != nil {
+		panic("delivery: the keystore's index has no 32 bytes: " + err.Error())
+	}
+	r.refs = block
 	r.writes = newCommitter(store)
 	r.mailboxes.open = map[int64][]*Mailbox{}
 	r.watchers.byUser = map[int64]map[*func(State)]struct{}{}
 	r.people.local = map[clearbox.UID]storage.Recipient{}
 	r.people.remote = map[clearbox.UserID]directory.Recipient{}
+	r.reaches.byUID = map[clearbox.UID]*storage.Reach{}
 	return r
 }
 
@@ -125,6 +150,7 @@ func (r *Router) Run(ctx context.Context) error {
 	running.Go(func() { r.writes.run(ctx) })
 	running.Go(func() { r.sweep(ctx) })
 	running.Go(func() { r.refreshRemote(ctx) })
+	running.Go(func() { r.announce(ctx) })
 	running.Wait()
 	return nil
 }

@@ -19,16 +19,20 @@ func payloadAD(id clearbox.MessageID, device clearbox.DeviceID) []byte {
 }
 
 // sealMail prepares a mailbox entry for one device of a local person; exactly
-// one of e and n is given.
-func (r *Router) sealMail(key storage.KeyID, deviceNo int64, e *clearbox.Envelope, n *Notice, at clearbox.Millis) (mail, error) {
+// one of e and n is given, and with a sealed e the ref that came with it.
+func (r *Router) sealMail(key storage.KeyID, deviceNo int64, e *clearbox.Envelope, ref []byte, n *Notice, at clearbox.Millis) (mail, error) {
 	m := mail{deviceNo: deviceNo, expires: after(at, r.opts.MailTTL), delivery: Delivery{Envelope: e, Notice: n}}
 	var plain []byte
 	var id clearbox.MessageID
 	var device clearbox.DeviceID
-	if e != nil {
+	switch {
+	case e != nil && ref != nil:
+		id, device = e.ID, e.Device
+		plain = appendSealed(make([]byte, 0, len(e.Content)+128), e, ref)
+	case e != nil:
 		id, device = e.ID, e.Device
 		plain = appendEnvelope(make([]byte, 0, len(e.Content)+128), e)
-	} else {
+	default:
 		id = n.ID
 		plain = appendNotice(nil, n)
 	}
@@ -81,7 +85,22 @@ type storedItem struct {
 	Recipient string
 	At        int64
 	Envelopes []storedEnvelope
+	Token     []byte
+	Ref       []byte
+	Knock     []byte // as it waits at its receiver: encodeArrived
 }
+
+// formerItem is what a release before consent stored; plainItems tells it apart.
+type formerItem struct {
+	_         struct{} `cbor:",toarray"`
+	Sender    string
+	Device    uint8
+	Recipient string
+	At        int64
+	Envelopes []storedEnvelope
+}
+
+const plainItems = 0x85 // an array of five
 
 type storedEnvelope struct {
 	_            struct{} `cbor:",toarray"`
@@ -91,41 +110,67 @@ type storedEnvelope struct {
 	Content      []byte
 }
 
-func (r *Router) sealItem(key storage.KeyID, it *federation.Item) (storage.Sealed, error) {
-	st := storedItem{Sender: it.Sender.String(), Device: uint8(it.SenderDevice), Recipient: it.Recipient.String(), At: int64(it.AcceptedAt)}
+// sealItem seals an item for the outbox row that has the id.
+func (r *Router) sealItem(key storage.KeyID, row clearbox.MessageID, it *federation.Item) (storage.Sealed, error) {
+	st := storedItem{
+		Sender: it.Sender.String(), Device: uint8(it.SenderDevice), Recipient: it.Recipient.String(), At: int64(it.AcceptedAt), Token: it.Token, Ref: it.Ref,
+	}
 	if it.Bounce != "" { // stands as an envelope for no device
 		st.Envelopes = []storedEnvelope{{Content: []byte(it.Bounce)}}
 	}
 	for _, e := range it.Envelopes {
 		st.Envelopes = append(st.Envelopes, storedEnvelope{Device: uint8(e.Device), Registration: e.Registration, Type: uint8(e.Type), Content: e.Content})
 	}
+	if it.Knock != nil {
+		var err error
+		if st.Knock, err = encodeArrived(it); err != nil {
+			return storage.Sealed{}, err
+		}
+	}
 	plain, err := cbor.Marshal(&st)
 	if err != nil {
 		return storage.Sealed{}, fmt.Errorf("encode an outbox item: %w", err)
 	}
-	return storage.SealPayload(r.keys, r.opts.Random, key, payloadAD(it.ID, 0), plain)
+	return storage.SealPayload(r.keys, r.opts.Random, key, payloadAD(row, 0), plain)
 }
 
+// openItem is the inverse. The sender of a sealed message is in it: what goes to
+// the peer is outward.
 func (r *Router) openItem(row *storage.OutboxItem) (federation.Item, error) {
 	plain, err := storage.OpenPayload(r.keys, row.SenderKey, payloadAD(row.MessageID, 0), row.Sealed)
 	if err != nil {
 		return federation.Item{}, err
 	}
-	var st storedItem
-	if err := cbor.Unmarshal(plain, &st); err != nil {
+	st, err := readStored(plain)
+	if err != nil {
 		return federation.Item{}, fmt.Errorf("decode an outbox item: %w", err)
 	}
 	it := federation.Item{ID: row.MessageID, SenderDevice: clearbox.DeviceID(st.Device), AcceptedAt: clearbox.Millis(st.At)}
+	if len(st.Knock) > 0 {
+		k, to, err := decodeArrived(st.Knock)
+		if err != nil {
+			return federation.Item{}, err
+		}
+		return federation.Item{ID: k.ID, AcceptedAt: it.AcceptedAt, Knock: &federation.Knock{From: k.From, Handle: k.Handle, To: to}}, nil
+	}
 	if it.Sender, err = clearbox.ParseUserID(st.Sender); err != nil {
 		return federation.Item{}, err
 	}
-	if it.Recipient, err = clearbox.ParseUserID(st.Recipient); err != nil {
-		return federation.Item{}, err
+	if len(st.Token) > 0 {
+		it.Token = st.Token
+	}
+	if len(st.Ref) > 0 {
+		it.Ref = st.Ref
 	}
 	if len(st.Envelopes) == 1 && st.Envelopes[0].Device == 0 {
 		it.Bounce = clearbox.Code(st.Envelopes[0].Content)
 		it.Crit = []string{"bounce"} // a peer that does not know bounces must not take it for a message
-		return it, nil
+		if it.Ref != nil {
+			return it, nil
+		}
+	}
+	if it.Recipient, err = clearbox.ParseUserID(st.Recipient); err != nil || it.Bounce != "" {
+		return it, err
 	}
 	for _, e := range st.Envelopes {
 		it.Envelopes = append(it.Envelopes, federation.ItemEnvelope{
@@ -133,4 +178,21 @@ func (r *Router) openItem(row *storage.OutboxItem) (federation.Item, error) {
 		})
 	}
 	return it, nil
+}
+
+func readStored(plain []byte) (st storedItem, err error) {
+	if len(plain) > 0 && plain[0] == plainItems {
+		var old formerItem
+		err = cbor.Unmarshal(plain, &old)
+		return storedItem{Sender: old.Sender, Device: old.Device, Recipient: old.Recipient, At: old.At, Envelopes: old.Envelopes}, err
+	}
+	return st, cbor.Unmarshal(plain, &st)
+}
+
+// outward is the item as the peer gets it: of a sealed message not who sent it.
+func outward(it federation.Item) federation.Item {
+	if it.Ref != nil && it.Bounce == "" {
+		it.Sender, it.SenderDevice = clearbox.UserID{}, 0
+	}
+	return it
 }

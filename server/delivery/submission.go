@@ -19,6 +19,7 @@ type Submission struct {
 // believes to be current. The sender's own other devices are a recipient too.
 type Recipient struct {
 	User      clearbox.UserID
+	Token     []byte // of people of other servers: their delivery token, or the id of their knock
 	Envelopes []Outgoing
 }
 
@@ -86,6 +87,8 @@ func (s *Submission) check() error {
 				return field(clearbox.CodeBadRequest, "/to", "a registration id has 14 bits")
 			case !e.Type.Valid():
 				return field(clearbox.CodeBadRequest, "/to", "the envelope type is unknown")
+			case e.Type == clearbox.ContentSealed && clearbox.SealedSize(len(e.Content)) != len(e.Content) && len(e.Content) <= clearbox.MaxContent:
+				return field(clearbox.CodeBadRequest, "/to", "a sealed envelope is padded to a size bucket")
 			case len(e.Content) == 0:
 				return field(clearbox.CodeBadRequest, "/to", "an envelope is empty")
 			case len(e.Content) > clearbox.MaxContent:
@@ -100,6 +103,37 @@ func field(code clearbox.Code, pointer, text string) error {
 	return &clearbox.Error{Code: code, Text: text, Field: pointer}
 }
 
+// open tells whether a message to somebody of this server is as it must be: its
+// sender is named, and nobody needs a token.
+func (to *Recipient) open() error {
+	if to.Token != nil {
+		return field(clearbox.CodeBadRequest, "/to", "a token is for people of other servers")
+	}
+	for i := range to.Envelopes {
+		if to.Envelopes[i].Type == clearbox.ContentSealed {
+			return field(clearbox.CodeBadRequest, "/to", "sealed messages are for people of other servers")
+		}
+	}
+	return nil
+}
+
+// sealed tells the same of a message to somebody of another server: it shows
+// that they want it, and says outside of nothing who sent it.
+func (to *Recipient) sealed() error {
+	if len(to.Token) == 0 {
+		return &clearbox.Error{Code: clearbox.CodeConsentRequired, Text: "this person has to accept you first", Field: "/to"}
+	}
+	if _, err := clearbox.ParseDeliveryToken(to.Token); err != nil {
+		return field(clearbox.CodeBadRequest, "/to", err.Error())
+	}
+	for i := range to.Envelopes {
+		if to.Envelopes[i].Type != clearbox.ContentSealed {
+			return field(clearbox.CodeBadRequest, "/to", "messages to people of other servers are sealed")
+		}
+	}
+	return nil
+}
+
 // bodyHash names the submission's body, so that the same id with another body
 // can be told from a repeat. Every variable part is preceded by its length.
 func (s *Submission) bodyHash() [32]byte {
@@ -108,6 +142,7 @@ func (s *Submission) bodyHash() [32]byte {
 	var b [8]byte
 	for _, r := range s.To {
 		hashString(h, r.User.String())
+		hashString(h, string(r.Token))
 		binary.BigEndian.PutUint32(b[:4], uint32(len(r.Envelopes)))
 		h.Write(b[:4])
 		for _, e := range r.Envelopes {

@@ -114,6 +114,9 @@ func (r *Router) prepare(ctx context.Context, p auth.Principal, s Submission) (*
 
 func (op *submit) addLocal(ctx context.Context, to *Recipient) error {
 	r := op.r
+	if err := to.open(); err != nil {
+		return err
+	}
 	var except clearbox.DeviceID
 	if to.User == op.user {
 		except = op.device
@@ -137,7 +140,7 @@ func (op *submit) addLocal(ctx context.Context, to *Recipient) error {
 				m, err := r.sealMail(known.Key, d.No, &clearbox.Envelope{
 					ID: op.sub.ID, Sender: op.user, SenderDevice: op.device, Recipient: to.User, Device: d.ID,
 					Type: e.Type, AcceptedAt: op.at, Content: e.Content,
-				}, nil, op.at)
+				}, nil, nil, op.at)
 				if errors.Is(err, storage.ErrShredded) {
 					return errUnavailable() // erased a moment ago
 				}
@@ -154,6 +157,11 @@ func (op *submit) addLocal(ctx context.Context, to *Recipient) error {
 
 func (op *submit) addRemote(ctx context.Context, p auth.Principal, to *Recipient) error {
 	r := op.r
+	if to.Token != nil {
+		if err := to.sealed(); err != nil {
+			return err
+		}
+	}
 	if err := r.peers.Route(ctx, to.User.Server); err != nil {
 		return err
 	}
@@ -170,10 +178,16 @@ func (op *submit) addRemote(ctx context.Context, p auth.Principal, to *Recipient
 		}
 	}
 	item := federation.Item{ID: op.sub.ID, Sender: op.user, SenderDevice: op.device, Recipient: to.User, AcceptedAt: op.at}
+	if to.Token != nil {
+		item.Token = to.Token
+		if item.Ref, err = r.newRef(op.userNo, to.User.Server, op.sub.ID); err != nil {
+			return err
+		}
+	}
 	for _, e := range to.Envelopes {
 		item.Envelopes = append(item.Envelopes, federation.ItemEnvelope{Device: e.Device, Registration: e.Registration, Type: e.Type, Content: e.Content})
 	}
-	sealed, err := r.sealItem(p.Key, &item)
+	sealed, err := r.sealItem(p.Key, item.ID, &item)
 	if err != nil {
 		return err
 	}

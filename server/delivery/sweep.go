@@ -24,7 +24,7 @@ func (r *Router) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		for _, step := range []func(context.Context) (int, error){r.sweepExpired, r.sweepDelayed, r.sweepMail, r.sweepSubmissions} {
+		for _, step := range []func(context.Context) (int, error){r.sweepExpired, r.sweepDelayed, r.sweepMail, r.sweepSubmissions, r.sweepContact} {
 			for {
 				n, err := step(ctx)
 				if err != nil && ctx.Err() == nil {
@@ -89,8 +89,8 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 			}
 			continue // nobody to tell
 		}
-		if it.Bounce != "" {
-			continue // of a bounce nobody is told
+		if it.Bounce != "" || it.Knock != nil {
+			continue // of a bounce nobody is told, and a knock ends like one without an answer
 		}
 		n := notice(row)
 		n.ID, n.Recipient, n.FirstTry, n.LastTry, n.Attempts = row.MessageID, it.Recipient, row.FirstTry, row.LastTry, row.Attempts
@@ -132,6 +132,15 @@ func (r *Router) sweepSubmissions(ctx context.Context) (int, error) {
 	var n int64
 	err := r.store.Update(ctx, func(tx *storage.Tx) (err error) {
 		n, err = tx.ExpireSubmissions(tx.Now(), sweepLimit)
+		return err
+	})
+	return int(n), err
+}
+
+func (r *Router) sweepContact(ctx context.Context) (int, error) {
+	var n int64
+	err := r.store.Update(ctx, func(tx *storage.Tx) (err error) {
+		n, err = tx.ExpireContact(sweepLimit)
 		return err
 	})
 	return int(n), err
