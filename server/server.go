@@ -8,7 +8,6 @@ package server
 
 import (
 	"context"
-	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -31,6 +30,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/config"
 	"github.com/clearbox-im/clearbox/server/delivery"
 	"github.com/clearbox-im/clearbox/server/directory"
+	"github.com/clearbox-im/clearbox/server/identity"
 	"github.com/clearbox-im/clearbox/server/logging"
 	"github.com/clearbox-im/clearbox/server/peering"
 	"github.com/clearbox-im/clearbox/server/presence"
@@ -77,6 +77,7 @@ type Server struct {
 	table     *peering.Table
 	peering   *peering.Service
 	transport *transport.Courier
+	identity  identity.State
 	self      *federation.Self
 	client    *federation.Client
 	sender    *federation.Sender
@@ -178,6 +179,9 @@ func (s *Server) buildRooms(ctx context.Context, c *config.Config) error {
 		Argon:     auth.Argon{MemoryKiB: uint32(c.Passwords.Memory / config.KiB), Iterations: uint32(c.Passwords.Iterations)},
 		ArgonGate: c.Passwords.Concurrency, LoginsPerMinute: orNone(c.Limits.AddressLoginsPerMinute),
 	})
+	if s.identity, err = (identity.Files{Path: c.Keys.IdentityKeyFile}).Load(s.o.Now()); err != nil {
+		return fmt.Errorf("keys.identity_key_file: %w", err)
+	}
 	if err := s.buildFederation(ctx, c); err != nil {
 		return err
 	}
@@ -205,17 +209,14 @@ func (s *Server) buildFederation(ctx context.Context, c *config.Config) error {
 	if c.Federation.Mode == "closed" {
 		return nil
 	}
-	seed, err := config.ReadKey(c.Keys.IdentityKeyFile)
-	if err != nil {
-		return fmt.Errorf("keys.identity_key_file: %w", err)
-	}
 	roots, err := authorities(c.Federation.CAFile)
 	if err != nil {
 		return err
 	}
-	s.self, err = federation.OpenSelf(ctx, c.Server.Name, ed25519.NewKeyFromSeed(seed[:]), peering.SelfState{Store: s.store, Sealer: s.keys}, federation.SelfOptions{
+	s.self, err = federation.OpenSelf(ctx, c.Server.Name, s.identity.Key, peering.SelfState{Store: s.store, Sealer: s.keys}, federation.SelfOptions{
 		Endpoints: []federation.Endpoint{{URL: c.PublicURL(), H3: s.servesQUIC(c)}},
 		Legal:     legal(c), Features: features(c),
+		Previous: s.identity.Previous, PreviousUntil: s.identity.PreviousUntil,
 		Now: s.o.Now, Random: s.o.Random, Log: s.log,
 	})
 	if err != nil {
@@ -268,11 +269,13 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 	if s.peering != nil {
 		deeds.Peers, deeds.Retry, deeds.Paths = s.peering, s.peering.Retry, s.transport.Paths
 	}
-	seed, err := config.ReadKey(c.Keys.IdentityKeyFile)
-	if err != nil {
-		return fmt.Errorf("keys.identity_key_file: %w", err)
+	deeds.Identity = s.identity.Public
+	checks := []api.Check{{Name: "store", Probe: s.store.Ping}, {Name: "disk", Probe: func(context.Context) error { return s.disk.admit() }}}
+	if s.self != nil {
+		ids := identity.New(identity.Files{Path: c.Keys.IdentityKeyFile}, s.self, s.store, identity.Options{Now: s.o.Now, Random: s.o.Random, Log: s.log})
+		deeds.Identities = ids
+		checks = append(checks, api.Check{Name: "identity", Probe: func(context.Context) error { return s.self.Usable() }, Until: ids.Until})
 	}
-	deeds.Identity = ed25519.NewKeyFromSeed(seed[:]).Public().(ed25519.PublicKey)
 	var proxies []netip.Prefix
 	for _, p := range c.Listen.TrustedProxies {
 		prefix, err := parsePrefix(p)
@@ -289,7 +292,7 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 		StatusEvents: s.delivery.OnState, Servers: s.known(c),
 	}, api.Options{
 		Now: s.o.Now, Random: s.o.Random, Log: s.log, Version: s.o.Version, Registration: auth.Mode(c.Registration.Mode), TrustedProxies: proxies,
-		Checks: []api.Check{{Name: "store", Probe: s.store.Ping}, {Name: "disk", Probe: func(context.Context) error { return s.disk.admit() }}},
+		Checks: checks,
 		Limits: api.Limits{
 			SendsPerSecond: orNone(c.Limits.AccountMessagesPerSecond), RequestsPerSecond: orNone(c.Limits.AddressRequestsPerSecond),
 			Sockets: orNone(c.Limits.Connections),
@@ -386,7 +389,11 @@ func (s *Server) abandon(ctx context.Context) error {
 // ready is what /readyz and the admin page show of each dependency.
 func (s *Server) ready(ctx context.Context) []wire.ReadyCheck {
 	checks := []wire.ReadyCheck{{Name: "store", OK: true}, {Name: "disk", OK: true}}
-	for i, err := range []error{s.store.Ping(ctx), s.disk.admit()} {
+	errs := []error{s.store.Ping(ctx), s.disk.admit()}
+	if s.self != nil {
+		checks, errs = append(checks, wire.ReadyCheck{Name: "identity", OK: true}), append(errs, s.self.Usable())
+	}
+	for i, err := range errs {
 		if err != nil {
 			checks[i].OK, checks[i].Code = false, clearbox.CodeOf(err)
 		}

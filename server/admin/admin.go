@@ -68,6 +68,8 @@ type Options struct {
 	Started   clearbox.Millis // when the process began
 	Version   wire.Version    //
 
+	Identities Identity // nil: every operation on the identity is refused
+
 	Peers  Peers                                                                               // nil: every peer operation is refused
 	Ready  func(context.Context) []wire.ReadyCheck                                             // nil: no checks
 	Reload func(context.Context) (wire.AdminReload, error)                                     // nil: refused

@@ -160,6 +160,13 @@ func (p *peering) Remove(ctx context.Context, deed storage.AuditEntry, server cl
 	return p.set(ctx, deed, server, storage.PeerRemoved)
 }
 
+func (p *peering) Repin(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName, words []string) error {
+	if words[0] != "right" {
+		return clearbox.Errorf(clearbox.CodeIdentityChanged, "other words")
+	}
+	return p.set(ctx, deed, server, storage.PeerActive)
+}
+
 func TestDeedsAndTheirRecords(t *testing.T) {
 	ctx := context.Background()
 	w := newWorld(t)

@@ -21,6 +21,7 @@ type Peers interface {
 	Suspend(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName) error
 	Resume(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName) error
 	Remove(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName) error
+	Repin(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName, words []string) error
 }
 
 // peering gives the peer operations to whoever may use them.

@@ -74,6 +74,7 @@ type Parts struct {
 type Check struct {
 	Name  string
 	Probe func(ctx context.Context) error
+	Until func() clearbox.Millis // when it will not be ready any more, if that is near; nil: never
 }
 
 // Options of an API. Zero values mean the defaults named beside them.

@@ -66,6 +66,9 @@ func (a *API) Ready(ctx context.Context) wire.Ready {
 			check.Code = codeOf(err)
 			out.Ready = false
 		}
+		if k.Until != nil {
+			check.Until = k.Until()
+		}
 		out.Checks = append(out.Checks, check)
 	}
 	if a.draining.Load() {

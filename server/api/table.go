@@ -66,6 +66,7 @@ func operations() []operation {
 		doormen    = grants{none, none, none, both, none, none, both, both}
 		readers    = grants{none, none, none, both, both, both, both, both}
 		overseers  = grants{none, none, none, none, none, both, both, both}
+		machine    = grants{none, none, none, none, none, none, none, both}
 	)
 	const small, keys, send, history = wire.MaxBody, wire.MaxKeysBody, wire.MaxFrame, wire.MaxHistoryBody
 	const get, post, put, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete
@@ -139,9 +140,15 @@ func operations() []operation {
 		{post, "/admin/peers/{server}/test", admins, 0, adminTestPeer, nil},
 		{post, "/admin/peers/{server}/suspend", admins, 0, adminSuspendPeer, nil},
 		{post, "/admin/peers/{server}/resume", admins, 0, adminResumePeer, nil},
+		{post, "/admin/peers/{server}/repin", admins, small, adminRepinPeer, nil},
 		{del, "/admin/peers/{server}", admins, 0, adminRemovePeer, nil},
 		{get, "/admin/fed/status", overseers, 0, adminFederation, nil},
 		{post, "/admin/fed/retry", admins, small, adminRetry, nil},
+		{get, "/admin/identity", overseers, 0, adminIdentity, nil},
+		{post, "/admin/identity/rotate", admins, 0, adminRotateIdentity, nil},
+		{post, "/admin/identity/offline", machine, small, adminIdentityOffline, nil},
+		{post, "/admin/identity/online", machine, 0, adminIdentityOnline, nil},
+		{post, "/admin/identity/keys/{kid}/revoke", admins, 0, adminRevokeKey, nil},
 		{get, "/admin/audit", overseers, 0, adminAudit, nil},
 		{post, "/admin/reload", admins, 0, adminReload, nil},
 	}

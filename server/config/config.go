@@ -110,7 +110,8 @@ type TLS struct {
 type Keys struct {
 	// Seals everybody's data keys.
 	RootKeyFile string `config:"root_key_file" path:"true" secret:"true"`
-	// Signs the server document; its fingerprint is what peers pin.
+	// Signs the server document; its fingerprint is what peers pin. It may be
+	// away: `clearbox identity export --offline`.
 	IdentityKeyFile string `config:"identity_key_file" path:"true" secret:"true"`
 }
 

@@ -72,6 +72,7 @@ func (p *parsing) checkFiles() {
 		case err == nil:
 		case errors.As(err, &se):
 			p.report(k.Path, se.Error(), se.Hint)
+		case errors.Is(err, fs.ErrNotExist) && k.Path == "keys.identity_key_file" && checkReadable(OfflineMark(path)) == nil:
 		case errors.Is(err, fs.ErrNotExist) && strings.HasPrefix(k.Path, "keys."):
 			p.report(k.Path, path+": "+reason(err), "keys are made by `clearbox init`; if there was one, restore it from your backup")
 		default:
@@ -162,6 +163,10 @@ func ReadKey(path string) ([32]byte, error) {
 	}
 	return key, nil
 }
+
+// OfflineMark is the file that stands for an identity key at path while the key
+// is not on this machine.
+func OfflineMark(path string) string { return path + ".offline" }
 
 // NewKeyFile is the content of a new key file, drawn from random.
 func NewKeyFile(random io.Reader) ([]byte, error) {

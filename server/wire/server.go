@@ -38,4 +38,6 @@ type ReadyCheck struct {
 	Name string        `json:"name"`
 	OK   bool          `json:"ok"`
 	Code clearbox.Code `json:"code,omitempty"` // why not
+
+	Until clearbox.Millis `json:"until,omitempty"` // when it will not be ok any more, if that is near
 }

@@ -17,7 +17,7 @@ import (
 )
 
 type doctorCommand struct {
-	Checks  []string `arg:"" optional:"" help:"Only these: config, dns, tls, clock, ports, store, disk, peers, queue."`
+	Checks  []string `arg:"" optional:"" help:"Only these: config, dns, tls, clock, ports, store, disk, identity, peers, queue."`
 	SkipDNS bool     `name:"skip-dns" help:"Do not look names up."`
 }
 
@@ -43,7 +43,7 @@ func (c *doctorCommand) Run(x *call) error {
 		do   func() finding
 	}{
 		{"config", e.config}, {"dns", e.dns}, {"tls", e.tls}, {"clock", e.clock}, {"ports", e.ports},
-		{"store", e.store}, {"disk", e.disk}, {"peers", e.peers}, {"queue", e.queue},
+		{"store", e.store}, {"disk", e.disk}, {"identity", e.identity}, {"peers", e.peers}, {"queue", e.queue},
 	}
 	wanted := map[string]bool{}
 	for _, name := range c.Checks {
@@ -52,7 +52,7 @@ func (c *doctorCommand) Run(x *call) error {
 			known = known || check.name == name
 		}
 		if !known {
-			return usage("there is no check %q; checks are config, dns, tls, clock, ports, store, disk, peers, queue", name)
+			return usage("there is no check %q; checks are config, dns, tls, clock, ports, store, disk, identity, peers, queue", name)
 		}
 		wanted[name] = true
 	}

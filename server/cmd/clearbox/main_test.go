@@ -63,6 +63,7 @@ func TestScripts(t *testing.T) {
 			"address":     scriptAddress,
 			"trust":       scriptTrust,
 			"field":       scriptField,
+			"signingkey":  scriptSigningKey,
 			"certificate": scriptCertificate,
 			"touch":       scriptTouch,
 			"listen":      scriptListen,

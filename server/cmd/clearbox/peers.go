@@ -20,6 +20,7 @@ type peerCommands struct {
 	Test    peerTest    `cmd:"" help:"Try the way to a peer, step by step."`
 	Suspend peerSuspend `cmd:"" help:"Stop all traffic with a peer for now."`
 	Resume  peerResume  `cmd:"" help:"End a suspension."`
+	Repin   peerRepin   `cmd:"" help:"Pin a peer's new identity, by its words."`
 	Remove  peerRemove  `cmd:"" help:"End the peering; what waits is reported to its senders."`
 }
 

@@ -43,19 +43,20 @@ type commands struct {
 	Socket string   `placeholder:"PATH" help:"Admin socket of the running server, instead of the one in the configuration."`
 	JSON   bool     `name:"json" help:"Write JSON, errors too."`
 
-	Init    initCommand    `cmd:"" help:"Set up a homeserver: configuration, keys and what to do next."`
-	Serve   serveCommand   `cmd:"" help:"Run the homeserver."`
-	Config_ configCommands `cmd:"" name:"config" help:"Check, print and explain the configuration."`
-	Doctor  doctorCommand  `cmd:"" help:"Look for what is wrong, also while the server is down."`
-	Status  statusCommand  `cmd:"" help:"Show how the running server is."`
-	Reload  reloadCommand  `cmd:"" help:"Make the running server read its configuration again."`
-	User    userCommands   `cmd:"" help:"Accounts."`
-	Invite  inviteCommands `cmd:"" help:"Invites to register."`
-	Peer    peerCommands   `cmd:"" help:"Other organisations' homeservers."`
-	Fed     fedCommands    `cmd:"" help:"What waits for peers."`
-	Audit   auditCommand   `cmd:"" help:"What administrators did."`
-	Demo    demoCommand    `cmd:"" help:"Two organisations on this machine with throw-away data, to try things out."`
-	Version versionCommand `cmd:"" help:"Show the version."`
+	Init     initCommand      `cmd:"" help:"Set up a homeserver: configuration, keys and what to do next."`
+	Serve    serveCommand     `cmd:"" help:"Run the homeserver."`
+	Config_  configCommands   `cmd:"" name:"config" help:"Check, print and explain the configuration."`
+	Doctor   doctorCommand    `cmd:"" help:"Look for what is wrong, also while the server is down."`
+	Status   statusCommand    `cmd:"" help:"Show how the running server is."`
+	Reload   reloadCommand    `cmd:"" help:"Make the running server read its configuration again."`
+	User     userCommands     `cmd:"" help:"Accounts."`
+	Invite   inviteCommands   `cmd:"" help:"Invites to register."`
+	Peer     peerCommands     `cmd:"" help:"Other organisations' homeservers."`
+	Identity identityCommands `cmd:"" help:"This server's identity key and its operational keys."`
+	Fed      fedCommands      `cmd:"" help:"What waits for peers."`
+	Audit    auditCommand     `cmd:"" help:"What administrators did."`
+	Demo     demoCommand      `cmd:"" help:"Two organisations on this machine with throw-away data, to try things out."`
+	Version  versionCommand   `cmd:"" help:"Show the version."`
 }
 
 // call is one run of the program, handed to the command.

@@ -16,6 +16,7 @@ import (
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/server"
 	"github.com/clearbox-im/clearbox/server/config"
+	"github.com/clearbox-im/clearbox/server/wire"
 	"github.com/clearbox-im/clearbox/storage"
 	"github.com/clearbox-im/clearbox/storage/keystore"
 )
@@ -146,4 +147,21 @@ func scriptField(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("no text %q in %v", args[1], object)
 	}
 	ts.Setenv(args[0], text)
+}
+
+// signingkey VARIABLE sets the variable to the id of the key that signs requests
+// now, from the last command's `identity show --json`.
+func scriptSigningKey(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: signingkey VARIABLE")
+	}
+	var id wire.AdminIdentity
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile("stdout")), &id))
+	for _, k := range id.Keys {
+		if k.Purpose == "fed-sign" && k.InUse {
+			ts.Setenv(args[0], k.ID)
+			return
+		}
+	}
+	ts.Fatalf("no signing key in %+v", id)
 }

@@ -1,0 +1,69 @@
+package peering_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"testing"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/keys"
+	"github.com/clearbox-im/clearbox/server/wire"
+	"github.com/clearbox-im/clearbox/storage"
+)
+
+// A peer with a new identity that nobody vouches for is refused until somebody
+// compared the words.
+func TestRepin(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab, a, b *site) {
+		ctx := context.Background()
+		_, err := b.accept(a.invite("b.test").Token)
+		must(t, err)
+		time.Sleep(time.Minute)
+		fresh := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{99}, 32))
+		words := keys.FingerprintWords(fresh.Public().(ed25519.PublicKey))
+		before := keys.FingerprintWords(b.id.Public().(ed25519.PublicKey))
+		b.close()
+		b.id = fresh
+		b.open()
+		b.listen()
+		_, err = a.client.FetchDocument(ctx, "b.test")
+		if clearbox.CodeOf(err) != clearbox.CodeIdentityChanged {
+			t.Fatalf("a new identity: %v", err)
+		}
+		old, _ := a.table.Stored("b.test")
+		for _, wrong := range [][]string{before, words[1:], append(words[:7:7], "zebra")} {
+			if err := a.service.Repin(ctx, deed("peer.repin"), "b.test", wrong); clearbox.CodeOf(err) != clearbox.CodeIdentityChanged {
+				t.Errorf("other words: %v", err)
+			}
+		}
+		if p, _ := a.table.Stored("b.test"); !bytes.Equal(p.Pin, old.Pin) {
+			t.Fatal("other words changed the pin")
+		}
+		said := append([]string{}, words...)
+		said[0] = " " + string(bytes.ToUpper([]byte(said[0])))
+		must(t, a.service.Repin(ctx, deed("peer.repin"), "b.test", said))
+		if _, err := a.client.Hello(ctx, "b.test"); err != nil {
+			t.Errorf("after it: %v", err)
+		}
+		p, _ := a.table.Stored("b.test")
+		if bytes.Equal(p.Pin, old.Pin) || p.State != storage.PeerActive || p.Country != old.Country {
+			t.Errorf("%+v", p)
+		}
+		if got := a.audits(); got[len(got)-1] != "peer.repin b.test" {
+			t.Errorf("audit: %v", got)
+		}
+		for _, server := range []clearbox.ServerName{"c.test", "a.test"} {
+			if err := a.service.Repin(ctx, deed("peer.repin"), server, words); err != storage.ErrNotFound {
+				t.Errorf("%s: %v", server, err)
+			}
+		}
+		if _, err := a.service.Invite(ctx, deed("peer.invite"), wire.AdminPeerInvite{Server: "c.test", Country: "DE"}); err != nil {
+			t.Fatal(err)
+		}
+		if err := a.service.Repin(ctx, deed("peer.repin"), "c.test", words); clearbox.CodeOf(err) != clearbox.CodeConflict {
+			t.Errorf("an open invitation: %v", err)
+		}
+	})
+}
