@@ -37,7 +37,10 @@ func (s *Server) Run(ctx context.Context) error {
 	api.ConfigureServer(clients)
 	admins := &http.Server{Handler: s.api.AdminHandler(), ErrorLog: quiet()}
 	api.ConfigureServer(admins)
-	figures := s.figures(quic)
+	figures := &http.Server{}
+	if at.figures != nil {
+		figures = s.figures(quic)
+	}
 
 	failed := make(chan error, len(at.public)+len(at.packets)+9) // capacity: one for each goroutine below
 	var doors, federating, delivering group

@@ -17,7 +17,7 @@ import (
 )
 
 type doctorCommand struct {
-	Checks  []string `arg:"" optional:"" help:"Only these: config, dns, tls, clock, ports, store, disk, identity, peers, queue."`
+	Checks  []string `arg:"" optional:"" help:"Only these: config, dns, tls, clock, ports, udp, store, disk, identity, peers, queue."`
 	SkipDNS bool     `name:"skip-dns" help:"Do not look names up."`
 }
 
@@ -42,7 +42,7 @@ func (c *doctorCommand) Run(x *call) error {
 		name string
 		do   func() finding
 	}{
-		{"config", e.config}, {"dns", e.dns}, {"tls", e.tls}, {"clock", e.clock}, {"ports", e.ports},
+		{"config", e.config}, {"dns", e.dns}, {"tls", e.tls}, {"clock", e.clock}, {"ports", e.ports}, {"udp", e.udp},
 		{"store", e.store}, {"disk", e.disk}, {"identity", e.identity}, {"peers", e.peers}, {"queue", e.queue},
 	}
 	wanted := map[string]bool{}
@@ -52,7 +52,7 @@ func (c *doctorCommand) Run(x *call) error {
 			known = known || check.name == name
 		}
 		if !known {
-			return usage("there is no check %q; checks are config, dns, tls, clock, ports, store, disk, identity, peers, queue", name)
+			return usage("there is no check %q; checks are config, dns, tls, clock, ports, udp, store, disk, identity, peers, queue", name)
 		}
 		wanted[name] = true
 	}

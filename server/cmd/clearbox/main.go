@@ -22,7 +22,7 @@ func main() {
 	signal.Notify(signals, syscall.SIGHUP, syscall.SIGTERM, os.Interrupt)
 	m := &Main{
 		Version: version, Now: time.Now, Random: rand.Reader, Signals: signals,
-		Lookup: net.DefaultResolver.LookupHost, Start: start,
+		Lookup: net.DefaultResolver.LookupHost, UDPBuffer: udpBuffer, Start: start,
 	}
 	os.Exit(m.Run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))
 }

@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -27,13 +28,19 @@ import (
 func TestMain(m *testing.M) {
 	testscript.Main(leakChecked{m}, map[string]func(){
 		"clearbox": func() {
-			main := &Main{Version: "v0.0.0-test", Now: time.Now, Random: rand.Reader, Lookup: lookup,
+			main := &Main{Version: "v0.0.0-test", Now: time.Now, Random: rand.Reader, Lookup: lookup, UDPBuffer: bufferOfScript,
 				Start: func(*config.Config, StartOptions) (Homeserver, error) {
 					return nil, errors.New("no server in the scripts")
 				}}
 			os.Exit(main.Run(context.Background(), os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ()))
 		},
 	})
+}
+
+// bufferOfScript is what the script says that the system allows.
+func bufferOfScript() (int64, bool) {
+	n, err := strconv.ParseInt(os.Getenv("UDP_BUFFER"), 10, 64)
+	return n, err == nil
 }
 
 func lookup(_ context.Context, host string) ([]string, error) {

@@ -24,6 +24,8 @@ type Main struct {
 
 	// Lookup resolves a host name into addresses.
 	Lookup func(ctx context.Context, host string) ([]string, error)
+	// UDPBuffer is how many bytes a UDP socket may buffer at most, if that is known; nil: it is not.
+	UDPBuffer func() (int64, bool)
 	// Start assembles the homeserver for `serve`.
 	Start func(cfg *config.Config, opt StartOptions) (Homeserver, error)
 }
