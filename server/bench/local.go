@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"slices"
 	"time"
 
 	"github.com/clearbox-im/clearbox/server/bench/rig"
+	"github.com/clearbox-im/clearbox/server/wire"
 )
 
 // flowLine is a line of local or fed. Keys are only ever added.
@@ -162,15 +164,22 @@ func (b *bench) lone(ctx context.Context, srv *rig.Server, take func(int) []*rig
 	})
 }
 
-// fed measures messages between accounts of two servers.
-func (b *bench) fed(ctx context.Context) error {
+// fed measures messages between accounts of two servers that speak HTTP/2 with
+// each other.
+func (b *bench) fed(ctx context.Context) error { return b.between(ctx, "fed", "h2") }
+
+// fedH3 is the same over HTTP/3.
+func (b *bench) fedH3(ctx context.Context) error { return b.between(ctx, "fed-h3", "h3") }
+
+// between measures messages between accounts of two servers.
+func (b *bench) between(ctx context.Context, scenario, transport string) error {
 	const pairCount = 20
-	one, err := b.server("fed", "a.test")
+	one, err := b.serverOver(scenario, "a.test", transport)
 	if err != nil {
 		return err
 	}
 	defer b.discard(one)
-	two, err := b.server("fed", "b.test")
+	two, err := b.serverOver(scenario, "b.test", transport)
 	if err != nil {
 		return err
 	}
@@ -196,7 +205,7 @@ func (b *bench) fed(ctx context.Context) error {
 		if !b.wanted(fmt.Sprintf("pairs=%d window=%d", pairCount, window)) {
 			continue
 		}
-		err := b.flowLine("fed", pairCount, window, func() (figures, error) {
+		err := b.flowLine(scenario, pairCount, window, func() (figures, error) {
 			from, to := senders[:pairCount], recipients[:pairCount]
 			senders, recipients = senders[pairCount:], recipients[pairCount:]
 			if err := lookUp(ctx, one, from, to); err != nil {
@@ -211,6 +220,28 @@ func (b *bench) fed(ctx context.Context) error {
 		if err != nil {
 			fmt.Fprintf(os.Stderr, "--- %s\n%s\n--- %s\n%s\n", one.Name, one.LogTail(), two.Name, two.LogTail())
 			return err
+		}
+	}
+	return spoke(ctx, transport, one, two)
+}
+
+// spoke demands that two servers used the protocol that they were told.
+func spoke(ctx context.Context, proto string, one, two *rig.Server) error {
+	for _, way := range [][2]*rig.Server{{one, two}, {two, one}} {
+		admin, err := way[0].Admin()
+		if err != nil {
+			return err
+		}
+		var st wire.AdminFedStatus
+		err = admin.Do(ctx, http.MethodGet, "/admin/fed/status", "", nil, &st)
+		admin.Close()
+		if err != nil {
+			return err
+		}
+		for _, p := range st.Peers {
+			if p.Server == way[1].Name && p.Protocol != proto {
+				return fmt.Errorf("%s speaks %q with %s instead of %s", way[0].Name, p.Protocol, p.Server, proto)
+			}
 		}
 	}
 	return nil

@@ -28,7 +28,7 @@ import (
 
 func main() {
 	var b bench
-	scenarios := flag.String("scenarios", "local,offline,idle,fed,cold", "which to run, separated by commas; calib always runs")
+	scenarios := flag.String("scenarios", "local,offline,idle,fed,fed-h3,cold", "which to run, separated by commas; calib always runs")
 	flag.StringVar(&b.binary, "clearbox", "bin/clearbox", "the binary to drive")
 	flag.StringVar(&b.parent, "dir", "tmp", "folder for the servers' data, on a real disk; what is made below it is removed")
 	flag.IntVar(&b.runs, "runs", 3, "runs per scenario, of which the median counts")
@@ -59,7 +59,7 @@ type bench struct {
 
 func (b *bench) run(ctx context.Context, scenarios []string) error {
 	known := map[string]func(context.Context) error{
-		"local": b.local, "offline": b.offline, "idle": b.idle, "fed": b.fed, "cold": b.cold, "calib": func(context.Context) error { return nil },
+		"local": b.local, "offline": b.offline, "idle": b.idle, "fed": b.fed, "fed-h3": b.fedH3, "cold": b.cold, "calib": func(context.Context) error { return nil },
 	}
 	for _, s := range scenarios {
 		if known[s] == nil {
@@ -145,11 +145,16 @@ func (b *bench) wanted(name string) bool { return strings.Contains(name, b.profi
 
 // server makes a server with shipped limits in a folder of its own.
 func (b *bench) server(run string, name clearbox.ServerName) (*rig.Server, error) {
+	return b.serverOver(run, name, "")
+}
+
+// serverOver is server with a federation.transport.
+func (b *bench) serverOver(run string, name clearbox.ServerName, transport string) (*rig.Server, error) {
 	parent := filepath.Join(b.dir, run)
 	if err := os.MkdirAll(parent, 0o700); err != nil {
 		return nil, err
 	}
-	return rig.NewServer(rig.Setup{Binary: b.binary, Parent: parent, Name: name, Authority: b.authority})
+	return rig.NewServer(rig.Setup{Binary: b.binary, Parent: parent, Name: name, Authority: b.authority, Transport: transport})
 }
 
 // discard stops a server and removes its data.

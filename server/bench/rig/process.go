@@ -49,6 +49,7 @@ type Setup struct {
 	Name      clearbox.ServerName
 	Authority *Authority
 	Data      string // data folder; default: data, below the server's own
+	Transport string // federation.transport; default: the shipped one
 	Extra     string // more YAML, whole sections
 }
 
@@ -78,6 +79,10 @@ func NewServer(s Setup) (*Server, error) {
 		return nil, err
 	}
 	srv := &Server{Name: s.Name, Dir: dir, Address: address, Authority: s.Authority, Binary: s.Binary}
+	transport := ""
+	if s.Transport != "" {
+		transport = "  transport: " + s.Transport + "\n"
+	}
 	yaml := fmt.Sprintf(`server:
   name: %s
   data_dir: %q
@@ -93,9 +98,9 @@ tls:
   key_file: tls/key.pem
 federation:
   ca_file: tls/ca.pem
-log:
+%slog:
   level: warn
-%s`, s.Name, data, address, s.Name, address, s.Extra)
+%s`, s.Name, data, address, s.Name, address, transport, s.Extra)
 	return srv, os.WriteFile(srv.ConfigPath(), []byte(yaml), 0o600)
 }
 
