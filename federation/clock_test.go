@@ -1,6 +1,9 @@
 package federation_test
 
 import (
+	"bytes"
+	"io"
+	"net/http"
 	"testing"
 	"time"
 
@@ -10,14 +13,32 @@ import (
 
 // R8: 14 minutes apart works through the offset, 16 is refused with a signed
 // skew, and the queue survives.
-func TestClocksApart(t *testing.T) {
+func TestThreat19ClockAttack(t *testing.T) {
 	for _, c := range []struct {
 		offset  time.Duration
 		arrives bool
 	}{{14 * time.Minute, true}, {-14 * time.Minute, true}, {16 * time.Minute, false}, {-16 * time.Minute, false}} {
-		two(t, func(w *world, a, b *node) { b.offset = c.offset }, func(w *world, a, b *node) {
+		signed, unsigned := 0, 0
+		two(t, func(w *world, a, b *node) {
+			b.offset = c.offset
+			w.wire.answer = func(req *http.Request, _ []byte, resp *http.Response) {
+				body, _ := io.ReadAll(resp.Body)
+				resp.Body = io.NopCloser(bytes.NewReader(body))
+				switch {
+				case req.URL.Host != "b.test" || !bytes.Contains(body, []byte(clearbox.CodeClockSkew)):
+				case resp.StatusCode == 401 && resp.Header.Get("Signature") != "":
+					signed++
+				default:
+					unsigned++
+				}
+			}
+		}, func(w *world, a, b *node) {
 			a.send("b.test", 10)
 			wait(t, time.Minute)
+			w.set(func(x *wire) { x.answer = nil })
+			if signed == 0 || unsigned != 0 {
+				t.Errorf("%v: %d refusals were signed, %d were not", c.offset, signed, unsigned)
+			}
 			if n := b.acceptor.count(); (n == 10) != c.arrives {
 				t.Errorf("%v: delivered %d", c.offset, n)
 			}
