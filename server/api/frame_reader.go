@@ -21,8 +21,7 @@ const (
 // counts. One goroutine at a time reads.
 type frameReader struct {
 	net.Conn
-	now   func() time.Time
-	heard func(time.Time) // is told when bytes come: a client that is busy with a long message may be late with its pong
+	heard func() // is told when bytes come: a client that is busy with a long message may be late with its pong
 
 	left    time.Duration // for the message under way
 	limited bool          // Conn has a deadline
@@ -34,8 +33,8 @@ type frameReader struct {
 }
 
 // newFrameReader gives a reader of conn, from which early was read already.
-func newFrameReader(conn net.Conn, early []byte, now func() time.Time, heard func(time.Time)) *frameReader {
-	r := &frameReader{Conn: conn, now: now, heard: heard, left: frameTimeout}
+func newFrameReader(conn net.Conn, early []byte, heard func()) *frameReader {
+	r := &frameReader{Conn: conn, heard: heard, left: frameTimeout}
 	r.see(early)
 	return r
 }
@@ -52,7 +51,7 @@ func (r *frameReader) Read(p []byte) (int, error) {
 		if r.left <= 0 {
 			return 0, os.ErrDeadlineExceeded
 		}
-		began = r.now()
+		began = time.Now() // the connection's clock, not the server's
 		if err := r.Conn.SetReadDeadline(began.Add(r.left)); err != nil {
 			return 0, err
 		}
@@ -64,12 +63,11 @@ func (r *frameReader) Read(p []byte) (int, error) {
 		r.limited = false
 	}
 	n, err := r.Conn.Read(p)
-	ended := r.now()
 	if !began.IsZero() {
-		r.left -= ended.Sub(began)
+		r.left -= time.Since(began)
 	}
 	if n > 0 {
-		r.heard(ended)
+		r.heard()
 		r.left += time.Duration(n) * time.Second / frameRate
 	}
 	r.see(p[:n])

@@ -20,7 +20,6 @@ const (
 // something in it, so that an idle socket has none.
 type frameWriter struct {
 	conn net.Conn
-	now  func() time.Time
 
 	// turn holds one token: who takes it may touch what follows, also during a
 	// write, so that order is kept. A mutex would stop the clock of a test bubble
@@ -49,8 +48,8 @@ func giveBack(b *[]byte) {
 	buffers.Put(b)
 }
 
-func newFrameWriter(now func() time.Time) *frameWriter {
-	return &frameWriter{now: now, turn: make(chan struct{}, 1)}
+func newFrameWriter() *frameWriter {
+	return &frameWriter{turn: make(chan struct{}, 1)}
 }
 
 // Write takes a piece of a frame.
@@ -102,7 +101,7 @@ func (w *frameWriter) flush() {
 	for rest := *w.buf; w.err == nil && len(rest) > 0; {
 		piece := rest[:min(len(rest), writePiece)]
 		rest = rest[len(piece):]
-		if w.err = w.conn.SetWriteDeadline(w.now().Add(writeDeadline)); w.err == nil {
+		if w.err = w.conn.SetWriteDeadline(time.Now().Add(writeDeadline)); w.err == nil {
 			_, w.err = w.conn.Write(piece)
 		}
 	}

@@ -60,9 +60,10 @@ func (c *call) bound() context.CancelFunc {
 }
 
 // answerWithin moves the moment at which the connection is cut. A test's
-// recorder has no such moment.
+// recorder has no such moment. Connections have the world's clock, whatever the
+// server's says.
 func (c *call) answerWithin(d time.Duration) {
-	_ = http.NewResponseController(c.w).SetWriteDeadline(c.api.o.Now().Add(d))
+	_ = http.NewResponseController(c.w).SetWriteDeadline(time.Now().Add(d))
 }
 
 // Limits bound what callers may do. Zero means the default, negative none.

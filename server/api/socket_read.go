@@ -119,8 +119,8 @@ const readBuffer = 512
 
 // upgrade takes the connection over. A caller that fails has been answered.
 func (s *socket) upgrade(w http.ResponseWriter, r *http.Request) error {
-	s.out = newFrameWriter(s.api.o.Now)
-	ws, err := websocket.Accept(&hijacker{ResponseWriter: w, out: s.out, heard: func(at time.Time) { s.heard.Store(at.UnixNano()) }}, r, &websocket.AcceptOptions{
+	s.out = newFrameWriter()
+	ws, err := websocket.Accept(&hijacker{ResponseWriter: w, out: s.out, heard: func() { s.heard.Store(s.api.o.Now().UnixNano()) }}, r, &websocket.AcceptOptions{
 		Subprotocols:       []string{s.format.Subprotocol()},
 		InsecureSkipVerify: true, // the origin was checked
 		CompressionMode:    websocket.CompressionDisabled,
@@ -137,7 +137,7 @@ func (s *socket) upgrade(w http.ResponseWriter, r *http.Request) error {
 type hijacker struct {
 	http.ResponseWriter
 	out   *frameWriter
-	heard func(time.Time)
+	heard func()
 }
 
 // Hijack takes the connection from the server. What was read already moves
@@ -152,7 +152,7 @@ func (h *hijacker) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	framed := newFrameReader(conn, early, h.out.now, h.heard)
+	framed := newFrameReader(conn, early, h.heard)
 	// The library takes what is buffered, and the size.
 	in := bufio.NewReaderSize(io.MultiReader(bytes.NewReader(bytes.Clone(early)), framed), max(readBuffer, len(early)))
 	if _, err := in.Peek(len(early)); err != nil {

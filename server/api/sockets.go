@@ -152,7 +152,7 @@ func (k *sockets) drain(ctx context.Context, a *API) {
 	k.mu.Unlock()
 	window := 2 * time.Second
 	if until, ok := ctx.Deadline(); ok {
-		window = until.Sub(a.o.Now()) / 2 // the other half is for the answers
+		window = time.Until(until) / 2 // the other half is for the answers
 	}
 	list := k.all()
 	var closing sync.WaitGroup

@@ -26,6 +26,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -132,6 +133,7 @@ type House struct {
 	Conf *config.Config
 	dir  string
 
+	ahead  atomic.Int64 // of its clock, in nanoseconds
 	server *server.Server
 	cancel context.CancelFunc
 	ended  chan error // capacity 1
@@ -185,6 +187,11 @@ func (w *World) certify(h *House) {
 	write(h.Conf.Federation.CAFile, "CERTIFICATE", w.ca.Raw)
 }
 
+// SetClock puts the homeserver's clock ahead of the world's, or behind it.
+func (h *House) SetClock(ahead time.Duration) { h.ahead.Store(int64(ahead)) }
+
+func (h *House) now() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
+
 // Start runs the homeserver; it is ready when Start returns.
 func (h *House) Start() {
 	w := h.w
@@ -193,6 +200,7 @@ func (h *House) Start() {
 	w.must(err)
 	ready := make(chan struct{})
 	h.server, err = server.New(context.Background(), h.Conf, server.Options{
+		Now:     h.now,
 		Logs:    logs,
 		Listen:  func(_, address string) (net.Listener, error) { return w.Wires.Listen(string(h.Name), address) },
 		Dial:    func(ctx context.Context, _, address string) (net.Conn, error) { return w.dialPeer(ctx, h, address) },

@@ -28,6 +28,17 @@ func (s *suite) model(ctx context.Context) (verdict, error) {
 	return goTest(ctx, "model", 10*time.Minute, "./storage", "Model", "CLEARBOX_MODEL_STEPS="+steps)
 }
 
+// clock is R8: the clocks of two servers are apart, and one steps back.
+func (s *suite) clock(ctx context.Context) (verdict, error) {
+	return goTest(ctx, "clock", 5*time.Minute, "./server/servertest", "^TestClock")
+}
+
+// replay is R19: 10,000 signed requests between servers are repeated, overtaken
+// and forged.
+func (s *suite) replay(ctx context.Context) (verdict, error) {
+	return goTest(ctx, "replay", 10*time.Minute, "./federation", "^TestReplayReorderDuplicate$")
+}
+
 // goTest runs tests of one package in the module's root, which is where make
 // starts this program.
 func goTest(ctx context.Context, name string, limit time.Duration, pkg, pattern string, env ...string) (verdict, error) {
