@@ -21,8 +21,8 @@ func (r remote) Devices(ctx context.Context, u clearbox.UserID) (directory.Remot
 	return fromPeer(acc), err
 }
 
-func (r remote) Claim(ctx context.Context, u clearbox.UserID, claimID string, devices []clearbox.DeviceID) ([]directory.Bundle, error) {
-	bundles, err := r.client.Claim(ctx, u, claimID, nil, devices)
+func (r remote) Claim(ctx context.Context, u clearbox.UserID, claimID string, token []byte, devices []clearbox.DeviceID) ([]directory.Bundle, error) {
+	bundles, err := r.client.Claim(ctx, u, claimID, token, devices)
 	out := make([]directory.Bundle, len(bundles))
 	for i, b := range bundles {
 		out[i] = directory.Bundle{
@@ -40,6 +40,7 @@ func (r remote) Claim(ctx context.Context, u clearbox.UserID, claimID string, de
 func fromPeer(a federation.Account) directory.RemoteAccount {
 	return directory.RemoteAccount{
 		User: a.User, Address: clearbox.Address{Handle: a.Handle, Server: a.User.Server}, DeviceList: a.DeviceList, Version: a.Version,
+		Token: a.Token,
 	}
 }
 
@@ -56,8 +57,8 @@ func (l local) PeerDevices(ctx context.Context, peer clearbox.ServerName, uid cl
 	return toPeer(a), err
 }
 
-func (l local) PeerClaim(ctx context.Context, peer clearbox.ServerName, claimID string, uid clearbox.UID, _ []byte, devices []clearbox.DeviceID) ([]federation.Bundle, error) {
-	bundles, err := l.dir.PeerClaim(ctx, peer, claimID, uid, devices)
+func (l local) PeerClaim(ctx context.Context, peer clearbox.ServerName, claimID string, uid clearbox.UID, token []byte, devices []clearbox.DeviceID) ([]federation.Bundle, error) {
+	bundles, err := l.dir.PeerClaim(ctx, peer, claimID, uid, token, devices)
 	out := make([]federation.Bundle, len(bundles))
 	for i, b := range bundles {
 		out[i] = federation.Bundle{
@@ -73,5 +74,5 @@ func (l local) PeerClaim(ctx context.Context, peer clearbox.ServerName, claimID 
 }
 
 func toPeer(a directory.Account) federation.Account {
-	return federation.Account{User: a.User, Handle: a.Address.Handle, DeviceList: a.DeviceList, Version: a.Version}
+	return federation.Account{User: a.User, Handle: a.Address.Handle, DeviceList: a.DeviceList, Version: a.Version, Token: a.Token}
 }

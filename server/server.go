@@ -185,7 +185,16 @@ func (s *Server) buildRooms(ctx context.Context, c *config.Config) error {
 	if err := s.buildFederation(ctx, c); err != nil {
 		return err
 	}
-	dirs := directory.Options{Now: s.o.Now, Random: s.o.Random, Log: s.log}
+	dirs := directory.Options{
+		Now: s.o.Now, Random: s.o.Random, Log: s.log, AnyName: true,
+		// The router is built with the directory and asked for nothing before.
+		MayReach: func(ctx context.Context, peer clearbox.ServerName, uid clearbox.UID, token []byte) (bool, error) {
+			return s.delivery.MayReach(ctx, peer, uid, token)
+		},
+		TokenOf: func(ctx context.Context, uid clearbox.UID) (clearbox.DeliveryToken, error) {
+			return s.delivery.TokenOf(ctx, uid)
+		},
+	}
 	if s.client != nil {
 		dirs.Remote, dirs.SenderRoot = remote{s.client}, s.self.SenderRoot
 	}

@@ -69,6 +69,19 @@ func (tx *Tx) HasConsent(userNo int64, purpose string) (bool, error) {
 	return ConsentAction(action) == ConsentGranted, err
 }
 
+// ConsentingByHandle gives the permanent name of the active account that has the
+// handle, if its latest decision for purpose is a grant under that version of
+// the notice. Everybody else is ErrNotFound like nobody, and it is one statement
+// that opens nothing in each case.
+func (tx *Tx) ConsentingByHandle(h clearbox.Handle, purpose, notice string) (clearbox.UID, error) {
+	var uid string
+	err := tx.one(`SELECT u.uid FROM users u JOIN user_consents c ON c.no = (
+			SELECT MAX(no) FROM user_consents WHERE user_no = u.no AND purpose = $1)
+		WHERE u.handle_index = $2 AND u.state = 'active' AND c.action = 'granted' AND c.notice_version = $3`,
+		args(purpose, tx.handleIndex(h), notice), &uid)
+	return clearbox.UID(uid), err
+}
+
 // PutNoticeAck notes that a person acknowledged a version of the privacy
 // notice. Repeating it keeps the first moment.
 func (tx *Tx) PutNoticeAck(userNo int64, version string, hash []byte) error {

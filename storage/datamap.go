@@ -240,6 +240,11 @@ func queueTables() []table {
 			same(NotPersonal, "forget a removed peer's people", BasisNone, ExportNo, EraseRow, "30 days after the last use", "server", "version", "fetched"),
 			same(SealedData, "write to people of other servers; under the server's key", BasisContract, ExportNo, EraseRow, "30 days after the last use", "uid", "handle", "device_list"),
 		}},
+		{"keys_ahead", []fate{
+			same(BlindIndex, "begin conversations while the other server is away", BasisContract, ExportNo, EraseRow, "30 days after the last use", "user_index"),
+			same(NotPersonal, "fetch keys before they are needed, and forget a removed peer's", BasisNone, ExportNo, EraseRow, "30 days after the last use", "server", "fetched", "used", "due"),
+			same(SealedData, "begin conversations while the other server is away; under the server's key", BasisContract, ExportNo, EraseRow, "30 days after the last use", "uid", "bundles"),
+		}},
 		{"server_state", []fate{
 			same(NotPersonal, "run the server", BasisNone, ExportNo, EraseNothing, operational, "key", "value"),
 		}},

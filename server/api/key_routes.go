@@ -40,7 +40,7 @@ func claimKeys(c *call) error {
 	if err := c.body(&in); err != nil {
 		return err
 	}
-	bundles, err := c.api.parts.Directory.ClaimKeys(c.ctx(), c.who, in.ClaimID.String(), in.User, in.DeviceIDs())
+	bundles, err := c.api.parts.Directory.ClaimKeys(c.ctx(), c.who, in.ClaimID.String(), in.User, in.Token, in.DeviceIDs())
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func lookup(c *call) error {
 	if err != nil {
 		return err
 	}
-	out := wire.Account{User: acc.User, DeviceList: acc.DeviceList, Version: acc.Version}
+	out := wire.Account{User: acc.User, DeviceList: acc.DeviceList, Version: acc.Version, Token: acc.Token}
 	if acc.Address.Handle != "" {
 		out.Address = acc.Address.String()
 	}

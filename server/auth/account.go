@@ -222,6 +222,13 @@ func (s *Service) ConsentedTx(tx *storage.Tx, userNo int64, purpose Purpose) (bo
 	return false, nil
 }
 
+// ConsentingByHandle finds an active person who consented to purpose under the
+// notice in force; everybody else, nobody included, is storage.ErrNotFound after
+// the same work.
+func (s *Service) ConsentingByHandle(tx *storage.Tx, h clearbox.Handle, purpose Purpose) (clearbox.UID, error) {
+	return tx.ConsentingByHandle(h, string(purpose), s.Notice().Version)
+}
+
 func (s *Service) consents(tx *storage.Tx, userNo int64) ([]Consent, error) {
 	stored, err := tx.Consents(userNo)
 	if err != nil {

@@ -45,7 +45,7 @@ func (r remote) Devices(_ context.Context, u clearbox.UserID) (directory.RemoteA
 	return r[u], nil
 }
 
-func (r remote) Claim(context.Context, clearbox.UserID, string, []clearbox.DeviceID) ([]directory.Bundle, error) {
+func (r remote) Claim(context.Context, clearbox.UserID, string, []byte, []clearbox.DeviceID) ([]directory.Bundle, error) {
 	return nil, clearbox.Errorf(clearbox.CodeNotFound, "not found")
 }
 

@@ -90,8 +90,9 @@ func status(tx *storage.Tx, deviceNo int64) (Status, error) {
 // means all. The same claimID gets the same answer for 24 hours, and conflict
 // with other arguments. Devices that are not there are left out. Beyond the
 // limits, and when none is left, a bundle has no one-time key. Unknown people
-// are not_found; for those of other servers see Remote.
-func (s *Service) ClaimKeys(ctx context.Context, p auth.Principal, claimID string, user clearbox.UserID, devices []clearbox.DeviceID) ([]Bundle, error) {
+// are not_found; for those of other servers, to whom token is shown, see Remote.
+// While such a server is away, keys are given that were fetched ahead.
+func (s *Service) ClaimKeys(ctx context.Context, p auth.Principal, claimID string, user clearbox.UserID, token []byte, devices []clearbox.DeviceID) ([]Bundle, error) {
 	if err := mustHaveDevice(p); err != nil {
 		return nil, err
 	}
@@ -103,7 +104,7 @@ func (s *Service) ClaimKeys(ctx context.Context, p auth.Principal, claimID strin
 	sum := sha256.Sum256([]byte("claim|" + string(p.User.UID) + "|" + claimID))
 	own := strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(sum[:16]))
 	if user.Server != s.server {
-		return s.claimRemote(ctx, own, user, devices)
+		return s.claimRemote(ctx, own, user, token, devices)
 	}
 	c := claim{id: own, target: user.UID, devices: devices}
 	return s.claim(ctx, c, func() bool {
@@ -122,21 +123,39 @@ func checkClaim(id string, devices []clearbox.DeviceID) error {
 	return nil
 }
 
-// PeerClaim is ClaimKeys for a peer. Its limits are per person and peer, and
-// Reserve one-time keys stay for people here.
-func (s *Service) PeerClaim(ctx context.Context, peer clearbox.ServerName, claimID string, target clearbox.UID, devices []clearbox.DeviceID) ([]Bundle, error) {
+// PeerClaim is ClaimKeys for a peer. One-time keys are for those alone who show
+// the person's delivery token or the id of a knock; everybody else gets the
+// signed prekey and the last-resort key. Its limits are per person and peer. The
+// last Reserve one-time keys stay for people here and for new contacts: of them
+// a peer gets one a day, and only with a token.
+func (s *Service) PeerClaim(ctx context.Context, peer clearbox.ServerName, claimID string, target clearbox.UID, token []byte, devices []clearbox.DeviceID) ([]Bundle, error) {
 	if err := checkClaim(claimID, devices); err != nil {
 		return nil, err
 	}
-	_, withinRate := s.peerRate.Allow(s.o.Now(), string(peer))
+	may, err := s.mayReach(ctx, peer, target, token)
+	if err != nil {
+		return nil, fmt.Errorf("claim prekeys: %w", err)
+	}
+	now, pair := s.o.Now(), string(peer)+"|"+string(target)
+	_, withinRate := s.peerRate.Allow(now, string(peer))
 	c := claim{id: claimID, peer: peer, target: target, devices: devices, reserve: Reserve}
+	c.mayReserve = func() bool { _, ok := s.reserve.Allow(now, pair); return ok }
 	return s.claim(ctx, c, func() bool {
-		if !withinRate {
+		if !may || !withinRate {
 			return false
 		}
-		_, ok := s.peerKeys.Allow(s.o.Now(), string(peer)+"|"+string(target))
+		_, ok := s.peerKeys.Allow(now, pair)
 		return ok
 	})
+}
+
+// mayReach tells whether token opens the way to target for peer's people. What
+// opens nothing costs the same as what does.
+func (s *Service) mayReach(ctx context.Context, peer clearbox.ServerName, target clearbox.UID, token []byte) (bool, error) {
+	if s.o.MayReach == nil {
+		return false, nil
+	}
+	return s.o.MayReach(ctx, peer, target, token)
 }
 
 // claim is a claim of keys of someone here.
@@ -145,7 +164,10 @@ type claim struct {
 	peer    clearbox.ServerName // empty: by someone here
 	target  clearbox.UID
 	devices []clearbox.DeviceID
-	reserve int
+	reserve int // one-time keys that are left where they are, unless mayReserve
+	// mayReserve takes one of the claimer's keys out of the reserve; nil when there
+	// is none.
+	mayReserve func() bool
 }
 
 // kept is the stored answer to a claim. Its keys are public.
@@ -162,7 +184,7 @@ type kept struct {
 func (s *Service) claim(ctx context.Context, c claim, allow func() bool) ([]Bundle, error) {
 	var before *kept
 	var out []Bundle
-	oneTime := make(map[int64]bool) // by device number
+	oneTime := make(map[int64]int) // by number of the device: how many one-time keys stay
 	err := s.store.View(ctx, func(tx *storage.Tx) (err error) {
 		if before, err = c.before(tx); err != nil || before != nil {
 			return err
@@ -172,12 +194,15 @@ func (s *Service) claim(ctx context.Context, c claim, allow func() bool) ([]Bund
 			return err
 		}
 		for _, d := range r.Devices {
-			if c.wants(d.ID) && allow() {
-				oneTime[d.No] = true
+			if !c.wants(d.ID) || !allow() {
+				continue
+			}
+			if oneTime[d.No], err = c.leaves(tx, d.No); err != nil {
+				return err
 			}
 		}
 		if len(oneTime) == 0 {
-			out, err = s.bundles(tx, r, c, nil)
+			out, _, err = s.bundles(tx, r, c, nil)
 		}
 		return err
 	})
@@ -200,9 +225,10 @@ func (s *Service) claim(ctx context.Context, c claim, allow func() bool) ([]Bund
 
 // claimOneTime takes one-time keys and keeps the answer, unless the same claim
 // came first.
-func (s *Service) claimOneTime(ctx context.Context, c claim, oneTime map[int64]bool) (out []Bundle, before *kept, err error) {
+func (s *Service) claimOneTime(ctx context.Context, c claim, oneTime map[int64]int) (out []Bundle, before *kept, err error) {
+	var low []int64
 	err = s.store.Update(ctx, func(tx *storage.Tx) (err error) {
-		out = nil
+		out, low = nil, nil
 		if before, err = c.before(tx); err != nil || before != nil {
 			return err
 		}
@@ -210,12 +236,30 @@ func (s *Service) claimOneTime(ctx context.Context, c claim, oneTime map[int64]b
 		if err != nil {
 			return err
 		}
-		if out, err = s.bundles(tx, r, c, oneTime); err != nil {
+		if out, low, err = s.bundles(tx, r, c, oneTime); err != nil {
 			return err
 		}
 		return c.keep(tx, r.No, kept{Target: c.target, Devices: c.devices, Bundles: out})
 	})
+	if err == nil {
+		for _, no := range low {
+			s.low(no)
+		}
+	}
 	return out, before, err
+}
+
+// leaves decides how many one-time keys of a device stay: fewer than the reserve
+// only where nothing else is left and the claimer may.
+func (c *claim) leaves(tx *storage.Tx, deviceNo int64) (int, error) {
+	if c.mayReserve == nil {
+		return c.reserve, nil
+	}
+	ec, kem, err := tx.PreKeyCounts(deviceNo)
+	if err == nil && ec > 0 && min(ec, kem) <= c.reserve && c.mayReserve() {
+		return 0, nil
+	}
+	return c.reserve, err
 }
 
 // claimNobody gives the answer for nobody after as much work as for somebody:
@@ -291,27 +335,38 @@ func (c *claim) recipient(tx *storage.Tx) (storage.Recipient, error) {
 	return r, err
 }
 
-// bundles takes the keys of the devices that c wants.
-func (s *Service) bundles(tx *storage.Tx, r storage.Recipient, c claim, oneTime map[int64]bool) ([]Bundle, error) {
+// bundles takes the keys of the devices that c wants, and tells which of them
+// have few one-time keys left.
+func (s *Service) bundles(tx *storage.Tx, r storage.Recipient, c claim, oneTime map[int64]int) (out []Bundle, low []int64, err error) {
 	user, err := tx.UserByNo(r.No)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	list, err := s.lists.read(user.DeviceList, clearbox.UserID{UID: c.target, Server: s.server})
 	if err != nil {
-		return nil, fmt.Errorf("a stored device list: %w", err)
+		return nil, nil, fmt.Errorf("a stored device list: %w", err)
 	}
-	out := []Bundle{}
+	out = []Bundle{}
 	for _, d := range r.Devices {
 		if !c.wants(d.ID) {
 			continue
 		}
-		signed, kem, one, err := tx.TakePreKeys(d.No, oneTime[d.No], c.reserve)
+		leave, any := oneTime[d.No]
+		signed, kem, one, err := tx.TakePreKeys(d.No, any, leave)
 		if errors.Is(err, storage.ErrNotFound) {
 			continue // it has published nothing
 		}
 		if err != nil {
-			return nil, err
+			return nil, nil, err
+		}
+		if any {
+			st, err := status(tx, d.No)
+			if err != nil {
+				return nil, nil, err
+			}
+			if st.Low {
+				low = append(low, d.No)
+			}
 		}
 		b := Bundle{Device: d.ID, Registration: d.Registration, Identity: list.Identity.Bytes(), Signed: PreKey(signed), KEM: PreKey(kem)}
 		if one != nil {
@@ -319,5 +374,5 @@ func (s *Service) bundles(tx *storage.Tx, r storage.Recipient, c claim, oneTime 
 		}
 		out = append(out, b)
 	}
-	return out, nil
+	return out, low, nil
 }

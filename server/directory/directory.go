@@ -30,6 +30,9 @@ type Account struct {
 	// Withdrawn devices are still in DeviceList, but their account removed
 	// them since: nothing is to be encrypted for them.
 	Withdrawn []clearbox.DeviceID
+	// Token is the delivery token of somebody who agreed to be written to by
+	// strangers and was asked for by address; else nil.
+	Token []byte
 }
 
 // RemoteAccount is what another homeserver says about one of its people. It is
@@ -38,13 +41,15 @@ type RemoteAccount = Account
 
 // Remote asks other homeservers. Federation's client side implements it. Each
 // method returns a *clearbox.Error: not_found when the person is not there or
-// not visible, peer_unreachable or peer_blocked when there is no answer.
+// not visible, consent_required when they must accept the asker first,
+// peer_unreachable or peer_blocked when there is no answer.
 type Remote interface {
 	Resolve(ctx context.Context, a clearbox.Address) (RemoteAccount, error)
 	Devices(ctx context.Context, u clearbox.UserID) (RemoteAccount, error)
-	// Claim asks for bundles; no devices means all. The same claimID gets the
-	// same answer for 24 hours.
-	Claim(ctx context.Context, u clearbox.UserID, claimID string, devices []clearbox.DeviceID) ([]Bundle, error)
+	// Claim asks for bundles; no devices means all. Without the person's delivery
+	// token they have no one-time keys. The same claimID gets the same answer for
+	// 24 hours.
+	Claim(ctx context.Context, u clearbox.UserID, claimID string, token []byte, devices []clearbox.DeviceID) ([]Bundle, error)
 }
 
 // DeviceInfo is an own device as its person sees it.
@@ -81,5 +86,5 @@ type Status struct {
 // Bounds of prekeys and claims.
 const (
 	LowWater = 25 // see Status.Low
-	Reserve  = 20 // one-time keys that peers do not get
+	Reserve  = 20 // one-time keys that a peer gets one of a day, and only with a token
 )

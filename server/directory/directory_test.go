@@ -2,6 +2,7 @@ package directory_test
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -30,7 +31,18 @@ func newWorld(t *testing.T, o directory.Options) *world {
 	return w
 }
 
+// good opens the way to everybody here, and other tokens open none.
+var good = []byte("sixteen bytes ok")
+
 func (w *world) service(o directory.Options) *directory.Service {
+	o.MayReach = func(_ context.Context, _ clearbox.ServerName, _ clearbox.UID, token []byte) (bool, error) {
+		return string(token) == string(good), nil
+	}
+	if o.TokenOf == nil {
+		o.TokenOf = func(context.Context, clearbox.UID) (clearbox.DeliveryToken, error) {
+			return clearbox.DeliveryToken(good), nil
+		}
+	}
 	o.Now, o.Random = w.Clock.Now, w.Random
 	return directory.New(w.Store, w.Auth, authtest.Server, o)
 }
@@ -97,12 +109,14 @@ func TestAbsentPeopleLookAlike(t *testing.T) {
 	n := 0
 	for h, u := range people {
 		asks := map[string]func() error{
-			"by address":      func() error { _, err := w.dir.Lookup(t.Context(), alice, string(h)+"@a.test"); return err },
-			"by id":           func() error { _, err := w.dir.Lookup(t.Context(), alice, u.String()); return err },
-			"claim":           func() error { _, err := w.dir.ClaimKeys(t.Context(), alice, fmt.Sprint(n), u, nil); return err },
-			"peer by address": func() error { _, err := w.dir.PeerResolve(t.Context(), "b.test", h); return err },
-			"peer by id":      func() error { _, err := w.dir.PeerDevices(t.Context(), "b.test", u.UID); return err },
-			"peer claim":      func() error { _, err := w.dir.PeerClaim(t.Context(), "b.test", fmt.Sprint(n), u.UID, nil); return err },
+			"by address": func() error { _, err := w.dir.Lookup(t.Context(), alice, string(h)+"@a.test"); return err },
+			"by id":      func() error { _, err := w.dir.Lookup(t.Context(), alice, u.String()); return err },
+			"claim":      func() error { _, err := w.dir.ClaimKeys(t.Context(), alice, fmt.Sprint(n), u, nil, nil); return err },
+			"peer by id": func() error { _, err := w.dir.PeerDevices(t.Context(), "b.test", u.UID); return err },
+			"peer claim": func() error {
+				_, err := w.dir.PeerClaim(t.Context(), "b.test", fmt.Sprint(n), u.UID, good, nil)
+				return err
+			},
 		}
 		for name, ask := range asks {
 			n++
@@ -129,9 +143,8 @@ func TestLookupsAreLimited(t *testing.T) {
 		if _, err := w.dir.Lookup(t.Context(), alice, "bob@a.test"); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := w.dir.PeerResolve(t.Context(), "b.test", "bob"); err != nil {
-			t.Fatal(err)
-		}
+		_, err := w.dir.PeerResolve(t.Context(), "b.test", "bob")
+		wantCode(t, err, clearbox.CodeConsentRequired)
 	}
 	_, err := w.dir.Lookup(t.Context(), alice, "nobody@a.test")
 	wantCode(t, err, clearbox.CodeRateLimited)
@@ -140,9 +153,8 @@ func TestLookupsAreLimited(t *testing.T) {
 	if _, err := w.dir.Lookup(t.Context(), bob, "alice@a.test"); err != nil {
 		t.Fatalf("somebody else: %v", err)
 	}
-	if _, err := w.dir.PeerResolve(t.Context(), "c.test", "bob"); err != nil {
-		t.Fatalf("another peer: %v", err)
-	}
+	_, err = w.dir.PeerResolve(t.Context(), "c.test", "bob")
+	wantCode(t, err, clearbox.CodeConsentRequired)
 }
 
 func TestCurrentOfPeopleHere(t *testing.T) {
@@ -177,7 +189,7 @@ func TestPublishListAddsAndRemoves(t *testing.T) {
 	if err != nil || len(own.Devices) != 2 || own.Devices[1].Name != "desk" || !own.Devices[1].Current || own.Devices[0].Current || own.Version != 2 {
 		t.Fatalf("%+v, %v", own, err)
 	}
-	bundles, err := w.dir.ClaimKeys(t.Context(), alice, "1", bob.User, nil)
+	bundles, err := w.dir.ClaimKeys(t.Context(), alice, "1", bob.User, nil, nil)
 	if err != nil || len(bundles) != 2 || bundles[1].Device != 2 || bundles[1].Registration != 1002 {
 		t.Fatalf("%v, %v", ids(bundles), err)
 	}
@@ -316,7 +328,7 @@ func TestRemoveDeviceBeforeANewListIsSigned(t *testing.T) {
 		}
 		return nil
 	})
-	if bundles, err := w.dir.ClaimKeys(t.Context(), alice, "1", bob.User, []clearbox.DeviceID{1, 2}); err != nil || len(bundles) != 1 {
+	if bundles, err := w.dir.ClaimKeys(t.Context(), alice, "1", bob.User, nil, []clearbox.DeviceID{1, 2}); err != nil || len(bundles) != 1 {
 		t.Fatalf("%v, %v", ids(bundles), err)
 	}
 

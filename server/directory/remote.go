@@ -25,18 +25,6 @@ func (s *Service) remoteByID(ctx context.Context, user clearbox.UserID) (Account
 		func(ctx context.Context) (RemoteAccount, error) { return s.askDevices(ctx, user) }, s.o.RemoteFresh)
 }
 
-func (s *Service) remoteByAddress(ctx context.Context, address clearbox.Address) (Account, error) {
-	return s.remote(ctx, address.String(),
-		func(tx *storage.Tx) (storage.RemoteUser, error) { return tx.RemoteUserByAddress(address) },
-		func(ctx context.Context) (RemoteAccount, error) {
-			a, err := s.o.Remote.Resolve(ctx, address)
-			if err == nil && a.Address != address {
-				err = errRemoteAnswer("it answered for another address", nil)
-			}
-			return a, err
-		}, s.o.RemoteFresh)
-}
-
 func (s *Service) askDevices(ctx context.Context, user clearbox.UserID) (RemoteAccount, error) {
 	a, err := s.o.Remote.Devices(ctx, user)
 	if err == nil && a.User != user {
@@ -257,8 +245,8 @@ func (s *Service) refetch(ctx context.Context, user clearbox.UserID) error {
 
 // claimRemote asks the person's server for bundles and checks them against the
 // person's list. A device that is in the list and got no bundle makes the list
-// look old.
-func (s *Service) claimRemote(ctx context.Context, id string, user clearbox.UserID, devices []clearbox.DeviceID) ([]Bundle, error) {
+// look old. While the server is away, what was fetched ahead begins a session.
+func (s *Service) claimRemote(ctx context.Context, id string, user clearbox.UserID, token []byte, devices []clearbox.DeviceID) ([]Bundle, error) {
 	account, err := s.remoteByID(ctx, user)
 	if err != nil {
 		return nil, err
@@ -269,7 +257,12 @@ func (s *Service) claimRemote(ctx context.Context, id string, user clearbox.User
 	}
 	asking, cancel := context.WithTimeout(ctx, s.o.RemoteTimeout)
 	defer cancel()
-	bundles, err := s.o.Remote.Claim(asking, user, id, devices)
+	bundles, err := s.o.Remote.Claim(asking, user, id, token, devices)
+	if code := clearbox.CodeOf(err); code == clearbox.CodeInternal || code == clearbox.CodePeerUnreachable {
+		if kept := s.ahead(ctx, user, list, &account, devices); len(kept) > 0 {
+			return kept, nil
+		}
+	}
 	switch {
 	case clearbox.CodeOf(err) == clearbox.CodeNotFound:
 		return nil, errNobody()
@@ -278,16 +271,13 @@ func (s *Service) claimRemote(ctx context.Context, id string, user clearbox.User
 	case err != nil:
 		return nil, err
 	}
+	if err := checkBundles(bundles, list); err != nil {
+		return nil, err
+	}
+	s.wantAhead(ctx, user)
 	got := make(map[clearbox.DeviceID]bool, len(bundles))
 	for i := range bundles {
-		b := &bundles[i]
-		if got[b.Device] {
-			return nil, errRemoteAnswer("a device appears twice", nil)
-		}
-		if err := b.Check(list.Identity); err != nil {
-			return nil, clearbox.Wrap(clearbox.CodeBadSignature, "the other server gave keys that do not verify", err)
-		}
-		got[b.Device] = true
+		got[bundles[i].Device] = true
 	}
 	c := claim{devices: devices}
 	for _, e := range list.Active() {
@@ -299,16 +289,25 @@ func (s *Service) claimRemote(ctx context.Context, id string, user clearbox.User
 	return bundles, nil
 }
 
-// PeerResolve finds an account here for a peer. Unknown, banned and erased are
-// not_found alike. A peer that asks too much is rate_limited.
-func (s *Service) PeerResolve(ctx context.Context, peer clearbox.ServerName, h clearbox.Handle) (Account, error) {
-	if err := s.peerLookup(peer); err != nil {
-		return Account{}, err
+// checkBundles holds what another server gave against the person's list.
+func checkBundles(bundles []Bundle, list *keys.DeviceList) error {
+	got := make(map[clearbox.DeviceID]bool, len(bundles))
+	for i := range bundles {
+		b := &bundles[i]
+		if got[b.Device] {
+			return errRemoteAnswer("a device appears twice", nil)
+		}
+		if err := b.Check(list.Identity); err != nil {
+			return clearbox.Wrap(clearbox.CodeBadSignature, "the other server gave keys that do not verify", err)
+		}
+		got[b.Device] = true
 	}
-	return s.local(ctx, func(tx *storage.Tx) (storage.User, error) { return tx.UserByHandle(h) })
+	return nil
 }
 
-// PeerDevices is PeerResolve by uid.
+// PeerDevices finds an account here for a peer, by the uid that nobody guesses.
+// Unknown, banned and erased are not_found alike. A peer that asks too much is
+// rate_limited.
 func (s *Service) PeerDevices(ctx context.Context, peer clearbox.ServerName, uid clearbox.UID) (Account, error) {
 	if err := s.peerLookup(peer); err != nil {
 		return Account{}, err

@@ -24,6 +24,7 @@ type elsewhere struct {
 	answer  directory.RemoteAccount
 	bundles []directory.Bundle
 	claims  []string
+	tokens  []string      // of the claims
 	gate    chan struct{} // when set, answers wait for it
 }
 
@@ -50,10 +51,10 @@ func (e *elsewhere) account(ctx context.Context) (directory.RemoteAccount, error
 	return answer, err
 }
 
-func (e *elsewhere) Claim(ctx context.Context, u clearbox.UserID, id string, devices []clearbox.DeviceID) ([]directory.Bundle, error) {
+func (e *elsewhere) Claim(ctx context.Context, u clearbox.UserID, id string, token []byte, devices []clearbox.DeviceID) ([]directory.Bundle, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.claims = append(e.claims, id)
+	e.claims, e.tokens = append(e.claims, id), append(e.tokens, string(token))
 	return e.bundles, e.err
 }
 
@@ -74,7 +75,7 @@ func (e *elsewhere) count(t *testing.T, want int) {
 
 func account(p *authtest.Person) directory.RemoteAccount {
 	return directory.RemoteAccount{
-		User: p.User, Address: clearbox.Address{Handle: p.Handle, Server: p.User.Server}, DeviceList: p.Signed(), Version: p.List.Version,
+		User: p.User, Address: clearbox.Address{Handle: p.Handle, Server: p.User.Server}, DeviceList: p.Signed(), Version: p.List.Version, Token: good,
 	}
 }
 
@@ -98,7 +99,9 @@ func TestRemoteAccountIsCached(t *testing.T) {
 	if !reflect.DeepEqual(first, b.answer) {
 		t.Fatalf("%+v", first)
 	}
-	if again := look(bob.User.String()); !reflect.DeepEqual(again, first) {
+	byID := first
+	byID.Token = nil // who asks by id has it from Bob
+	if again := look(bob.User.String()); !reflect.DeepEqual(again, byID) {
 		t.Fatalf("by id: %+v", again)
 	}
 	look("bob@b.test")
@@ -325,12 +328,12 @@ func TestRemoteClaim(t *testing.T) {
 		return directory.Bundle{Device: id, Registration: 1000 + uint16(id), Identity: bob.Identity.Public().Bytes(), Signed: *k.Signed, OneTime: &k.OneTime[0], KEM: k.KEM[0]}
 	}
 	b.bundles = []directory.Bundle{bundle(1), bundle(2)}
-	bs, err := w.dir.ClaimKeys(t.Context(), alice, "one", bob.User, nil)
+	bs, err := w.dir.ClaimKeys(t.Context(), alice, "one", bob.User, nil, nil)
 	if err != nil || !reflect.DeepEqual(bs, b.bundles) {
 		t.Fatalf("%v, %v", ids(bs), err)
 	}
-	w.dir.ClaimKeys(t.Context(), alice, "one", bob.User, nil)
-	w.dir.ClaimKeys(t.Context(), carol, "one", bob.User, nil)
+	w.dir.ClaimKeys(t.Context(), alice, "one", bob.User, nil, nil)
+	w.dir.ClaimKeys(t.Context(), carol, "one", bob.User, nil, nil)
 	if c := b.claims; len(c) != 3 || c[0] != c[1] || c[0] == c[2] || c[0] == "one" {
 		t.Fatalf("claim ids at the peer: %v", c)
 	}
@@ -339,12 +342,12 @@ func TestRemoteClaim(t *testing.T) {
 	b.count(t, 1)
 	b.set(func() { b.bundles = b.bundles[:1] })
 	w.Clock.Fly(time.Minute)
-	bs, err = w.dir.ClaimKeys(t.Context(), alice, "two", bob.User, nil)
+	bs, err = w.dir.ClaimKeys(t.Context(), alice, "two", bob.User, nil, nil)
 	if err != nil || len(bs) != 1 {
 		t.Fatalf("%v, %v", ids(bs), err)
 	}
 	b.count(t, 2)
-	w.dir.ClaimKeys(t.Context(), alice, "three", bob.User, nil)
+	w.dir.ClaimKeys(t.Context(), alice, "three", bob.User, nil, nil)
 	b.count(t, 2)
 
 	for name, c := range map[string]struct {
@@ -359,7 +362,7 @@ func TestRemoteClaim(t *testing.T) {
 		"blocked":          {func() { b.err = clearbox.Errorf(clearbox.CodePeerBlocked, "x") }, clearbox.CodePeerBlocked},
 	} {
 		b.set(func() { b.err = nil; c.change() })
-		_, err := w.dir.ClaimKeys(t.Context(), alice, name, bob.User, nil)
+		_, err := w.dir.ClaimKeys(t.Context(), alice, name, bob.User, nil, nil)
 		if clearbox.CodeOf(err) != c.code {
 			t.Errorf("%s: %v", name, err)
 		}

@@ -29,6 +29,16 @@ type Options struct {
 	// SenderRoot is the key under which sender certificates are issued now; nil:
 	// none are.
 	SenderRoot func() (*curve.PrivateKey, error)
+	// MayReach tells whether a peer shows what its people need to reach somebody
+	// here: their delivery token, or the id of an open knock of theirs at that very
+	// peer. nil: nobody does.
+	MayReach func(ctx context.Context, peer clearbox.ServerName, uid clearbox.UID, token []byte) (bool, error)
+	// TokenOf is the delivery token of somebody here; clearbox.CodeConsentRequired
+	// when there is none. nil: nobody has one.
+	TokenOf func(ctx context.Context, uid clearbox.UID) (clearbox.DeliveryToken, error)
+	// AnyName lets everybody be found by name across servers, for clients that do
+	// not knock yet.
+	AnyName bool
 
 	RemoteFresh   time.Duration // a cached remote account is served unasked; 1 hour if 0
 	RemoteStale   time.Duration // and when its server does not answer; 14 days if 0
@@ -51,12 +61,15 @@ type Service struct {
 	lists   listCache
 	flights singleflight.Group // one question at a time per remote person
 	issuer  issuer             // of sender certificates
+	open    openCache          // people elsewhere who may be written to by strangers
+	low     func(deviceNo int64)
 
 	lookups   *throttle.Buckets // nil: no limit
 	uploads   *throttle.Buckets // per device: signatures cost time
 	localKeys *throttle.Buckets // per person and target
 	peerKeys  *throttle.Buckets // per peer and target
 	peerRate  *throttle.Buckets // per peer
+	reserve   *throttle.Buckets // per peer and target: one-time keys out of Reserve
 	strangers *throttle.Buckets // per peer: claims for nobody that are remembered
 
 	certificates *throttle.Buckets // per device
@@ -95,12 +108,13 @@ func New(store *storage.Store, accounts *auth.Service, server clearbox.ServerNam
 		o.LookupsPerMinute = 120
 	}
 	s := &Service{
-		store: store, auth: accounts, server: server, o: o,
+		store: store, auth: accounts, server: server, o: o, low: func(int64) {},
 		lists:     listCache{all: make(map[[32]byte]*keys.DeviceList)},
 		uploads:   throttle.New(10, 10*time.Second, 0),
 		localKeys: throttle.New(o.LocalKeysPerHour, time.Hour/time.Duration(o.LocalKeysPerHour), 50_000),
 		peerKeys:  throttle.New(o.PeerKeysPerHour, time.Hour/time.Duration(o.PeerKeysPerHour), 50_000),
 		peerRate:  throttle.New(10, time.Second/10, 0),
+		reserve:   throttle.New(1, 24*time.Hour, 50_000),
 		strangers: throttle.New(60, time.Minute, 0),
 
 		certificates: throttle.New(10, time.Minute, 50_000),
@@ -120,7 +134,7 @@ func (nobodyElse) Resolve(context.Context, clearbox.Address) (RemoteAccount, err
 func (nobodyElse) Devices(context.Context, clearbox.UserID) (RemoteAccount, error) {
 	return RemoteAccount{}, errNoRemote()
 }
-func (nobodyElse) Claim(context.Context, clearbox.UserID, string, []clearbox.DeviceID) ([]Bundle, error) {
+func (nobodyElse) Claim(context.Context, clearbox.UserID, string, []byte, []clearbox.DeviceID) ([]Bundle, error) {
 	return nil, errNoRemote()
 }
 
@@ -128,19 +142,31 @@ func errNoRemote() error {
 	return clearbox.Errorf(clearbox.CodeNoRoutePolicy, "this server does not speak with other servers")
 }
 
-// Run deletes answers to claims whose time is up, until ctx ends, and returns
-// its error.
+// OnLow registers fn to be called when a claim left a device with LowWater
+// one-time keys or fewer. fn never blocks. It is meant for assembly.
+func (s *Service) OnLow(fn func(deviceNo int64)) { s.low = fn }
+
+// Run deletes answers to claims whose time is up and fetches keys ahead, until
+// ctx ends, and returns its error.
 func (s *Service) Run(ctx context.Context) error {
-	tick := time.NewTicker(time.Hour)
-	defer tick.Stop()
+	hour := time.NewTicker(time.Hour)
+	defer hour.Stop()
+	minute := time.NewTicker(time.Minute)
+	defer minute.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-tick.C:
+		case <-minute.C:
+			s.fetchAhead(ctx)
+			continue
+		case <-hour.C:
 		}
 		err := s.store.Update(ctx, func(tx *storage.Tx) error {
-			_, err := tx.ExpireClaims(tx.Now(), 10_000)
+			if _, err := tx.ExpireClaims(tx.Now(), 10_000); err != nil {
+				return err
+			}
+			_, err := tx.ExpireKeysAhead(tx.Now()-clearbox.Millis(aheadUse.Milliseconds()), 10_000)
 			return err
 		})
 		if err != nil && ctx.Err() == nil {
@@ -150,9 +176,11 @@ func (s *Service) Run(ctx context.Context) error {
 }
 
 // Lookup finds the account of uid@server or handle@server, here or elsewhere.
-// Who does not exist, is banned or was erased is not_found alike. A remote
-// account is at most Options.RemoteFresh old, or Options.RemoteStale while its
-// server does not answer; without a cached one that is the Remote's error.
+// Who does not exist, is banned or was erased is not_found alike. By handle,
+// people elsewhere are found who agreed to be written to by strangers;
+// everybody else, existing or not, is consent_required. A remote account is at
+// most Options.RemoteFresh old, or Options.RemoteStale while its server does not
+// answer; without a cached one that is the Remote's error.
 func (s *Service) Lookup(ctx context.Context, p auth.Principal, id string) (Account, error) {
 	if err := mustHaveDevice(p); err != nil {
 		return Account{}, err
@@ -173,7 +201,7 @@ func (s *Service) Lookup(ctx context.Context, p auth.Principal, id string) (Acco
 		return Account{}, err
 	}
 	if address.Server != s.server {
-		return s.remoteByAddress(ctx, address)
+		return s.openRemote(ctx, address)
 	}
 	return s.local(ctx, func(tx *storage.Tx) (storage.User, error) { return tx.UserByHandle(address.Handle) })
 }
