@@ -229,6 +229,9 @@ func (l *senderLane) fill(ctx context.Context) error {
 				return nil
 			}
 			var err error
+			if d := l.s.opts.BatchDelay; d > 0 && !sleep(ctx, between(l.s.random, 0, d)) {
+				return ctx.Err()
+			}
 			b, err = l.s.outbox.Take(ctx, l.name.peer, l.name.class, *l.lease, MaxItems, l.pace.bytes)
 			if err != nil {
 				return &outboxError{err}

@@ -20,13 +20,20 @@ const (
 	statusEvery  = 10 * time.Minute // how often an undisturbed contact is written down
 )
 
+// MaxBatchDelay bounds SenderOptions.BatchDelay.
+const MaxBatchDelay = 2 * time.Second
+
 // SenderOptions configure a Sender.
 type SenderOptions struct {
 	Window int     // transactions under way per (peer, class), 1 to MaxInFlight; default MaxInFlight
 	Class  []Class // default ClassMessage
-	Now    func() time.Time
-	Random io.Reader
-	Log    *slog.Logger
+	// BatchDelay is the most that a batch waits, for a random time, before it is
+	// taken, so that who watches the wire cannot match what leaves with what came
+	// in. 0 is off; at most MaxBatchDelay.
+	BatchDelay time.Duration
+	Now        func() time.Time
+	Random     io.Reader
+	Log        *slog.Logger
 }
 
 // Sender empties the outbox: one loop per (peer, class) sends batches in order
@@ -65,6 +72,7 @@ func NewSender(client *Client, outbox Outbox, opts SenderOptions) *Sender {
 	if len(opts.Class) == 0 {
 		opts.Class = []Class{ClassMessage}
 	}
+	opts.BatchDelay = max(0, min(opts.BatchDelay, MaxBatchDelay))
 	if opts.Now == nil {
 		opts.Now = time.Now
 	}

@@ -3,6 +3,7 @@ package federation_test
 import (
 	"errors"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -430,4 +431,33 @@ func TestRateLimitIsObeyed(t *testing.T) {
 			t.Errorf("delivered %d", n)
 		}
 	})
+}
+
+// With a delay of batches the time between a message's arrival and its
+// departure is anything up to it, and without one next to nothing.
+func TestBatchDelay(t *testing.T) {
+	for _, most := range []time.Duration{0, 2 * time.Second, time.Hour} {
+		two(t, func(w *world, a, b *node) { a.delay = most }, func(w *world, a, b *node) {
+			var sent time.Time
+			var took []time.Duration
+			b.acceptor.verdict = func(*federation.Item) *federation.Verdict {
+				took = append(took, time.Since(sent))
+				return nil
+			}
+			for range 50 {
+				sent = time.Now()
+				a.send("b.test", 1)
+				wait(t, 10*time.Second)
+			}
+			shortest, longest := slices.Min(took), slices.Max(took)
+			switch {
+			case len(took) != 50:
+				t.Errorf("%v: %d arrived", most, len(took))
+			case most == 0 && longest > 200*time.Millisecond:
+				t.Errorf("without a delay one took %v", longest)
+			case most > 0 && (longest > 2200*time.Millisecond || longest < 1500*time.Millisecond || shortest > 500*time.Millisecond):
+				t.Errorf("%v: from %v to %v", most, shortest, longest)
+			}
+		})
+	}
 }

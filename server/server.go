@@ -256,7 +256,7 @@ func (s *Server) buildFederation(ctx context.Context, c *config.Config) error {
 // buildExchange makes what carries messages to and from peers.
 func (s *Server) buildExchange(c *config.Config) {
 	s.sender = federation.NewSender(s.client, s.delivery, federation.SenderOptions{
-		Class: []federation.Class{federation.ClassMessage, federation.ClassControl}, Now: s.o.Now, Random: s.o.Random, Log: s.log,
+		Class: []federation.Class{federation.ClassMessage, federation.ClassControl}, BatchDelay: c.Privacy.BatchDelay, Now: s.o.Now, Random: s.o.Random, Log: s.log,
 	})
 	s.peering = peering.New(s.table, s.self, s.client, peering.Options{Prober: s.transport, Queues: s.sender, Removed: s.removed, Now: s.o.Now, Random: s.o.Random, Log: s.log})
 	s.self.OnDocument(s.sender.Greet)

@@ -45,6 +45,8 @@ type Config struct {
 	Limits Limits `config:"limits"`
 	// Other organisations' homeservers.
 	Federation Federation `config:"federation"`
+	// What protects the metadata of messages between organisations.
+	Privacy Privacy `config:"privacy"`
 	// What is logged, to standard error.
 	Log Log `config:"log"`
 }
@@ -232,6 +234,15 @@ type Peer struct {
 	Country string `config:"country" example:"DE"`
 	// Whether its addresses may be private or loopback ones.
 	AllowPrivate bool `config:"allow_private"`
+}
+
+// Privacy is the section "privacy".
+type Privacy struct {
+	// The most that messages to a peer wait, for a random time, before they leave,
+	// so that who watches both ends of a line cannot match who sent with what
+	// leaves. Every message between organisations becomes later by half of it on
+	// average. 0 is off.
+	BatchDelay time.Duration `config:"batch_delay" min:"0s" max:"2s"`
 }
 
 // Log is the section "log".

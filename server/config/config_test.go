@@ -100,7 +100,7 @@ func TestEveryKeyIsDocumented(t *testing.T) {
 	if _, ok := config.Explain("tokens.acess"); ok {
 		t.Error("Explain knows tokens.acess")
 	}
-	for given, want := range map[string]string{"tokens.acess": "tokens.access", "domain": "server.name", "privacy": "log.privacy", "qqqqqqq": ""} {
+	for given, want := range map[string]string{"tokens.acess": "tokens.access", "domain": "server.name", "level": "log.level", "qqqqqqq": ""} {
 		if got := config.Nearest(given); got != want {
 			t.Errorf("Nearest(%s) = %q, want %q", given, got, want)
 		}

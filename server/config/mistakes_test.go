@@ -22,11 +22,11 @@ func TestMistakes(t *testing.T) {
 		{name: "unknown key", text: "tokens:\n  acess: 15m\n", want: []string{"x:8:3: tokens.acess: unknown key; did you mean tokens.access?"}},
 		{name: "unknown section", text: "tokenz: {}\n", want: []string{"x:7:1: tokenz: unknown key; did you mean tokens?"}},
 		{name: "unknown and like nothing", text: "tls2x: 1\nlog:\n  colour: red\n", want: []string{
-			"x:7:1: tls2x: unknown key; known here: server, organisation, listen, tls, keys, registration, notice, passwords, tokens, retention, limits, federation, log",
+			"x:7:1: tls2x: unknown key; known here: server, organisation, listen, tls, keys, registration, notice, passwords, tokens, retention, limits, federation, privacy, log",
 			"x:9:3: log.colour: unknown key; known here: format, level, privacy"}},
-		{name: "key of another section", text: "privacy: true\n", want: []string{"x:7:1: privacy: unknown key; did you mean log.privacy?"}},
+		{name: "key of another section", text: "level: debug\n", want: []string{"x:7:1: level: unknown key; did you mean log.level?"}},
 		{name: "renamed key", text: "log_level: debug\n", want: []string{"x:7:1: log_level: is not the name of a key any more; it is called log.level"}},
-		{name: "number as key", text: "1: 2\n", want: []string{"x:7:1: 1: unknown key; known here: server, organisation, listen, tls, keys, registration, notice, passwords, tokens, retention, limits, federation, log"}},
+		{name: "number as key", text: "1: 2\n", want: []string{"x:7:1: 1: unknown key; known here: server, organisation, listen, tls, keys, registration, notice, passwords, tokens, retention, limits, federation, privacy, log"}},
 		{name: "duplicate key", text: "log:\n  level: info\n  level: debug\n", want: []string{"x:9:3: log.level: appears twice; the first is in line 8; keep one"}},
 		{name: "duplicate section", text: "log: {}\nlog: {}\n", want: []string{"x:8:1: log: appears twice; the first is in line 7; keep one"}},
 		{name: "required missing", whole: true, text: "server:\n  data_dir: d\n", want: []string{

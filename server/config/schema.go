@@ -65,10 +65,8 @@ func walkType(t reflect.Type, defaults reflect.Value, prefix string, index []int
 		if l := f.Tag.Get("later"); l != "" {
 			k.Later = strings.Split(l, ",")
 		}
-		if !defaults.Field(i).IsZero() {
+		if !defaults.Field(i).IsZero() || k.Kind == KindBool || k.Kind == KindDuration && prefix != "" && !strings.Contains(prefix, "[]") {
 			k.Default = formatValue(defaults.Field(i))
-		} else if k.Kind == KindBool {
-			k.Default = "false"
 		}
 		if k.Kind != KindSection && k.Kind != KindSections && !strings.Contains(prefix, "[]") {
 			k.Env = "CLEARBOX_" + strings.ToUpper(strings.ReplaceAll(k.Path, ".", "_"))
