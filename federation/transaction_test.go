@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,7 @@ func TestGolden(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, got := range map[string][]byte{
+		"items": goldenItems(t, federation.ClassMessage, sealedItem(t), bounceByRef(t)), "knock": goldenItems(t, federation.ClassControl, knock(t)),
 		"transaction": goldenWithFixedTimes(t), "answer": answer, "peering": peering, "document": signed(t, document(5), identity(2), identity(1)),
 	} {
 		file := filepath.Join("testdata", "golden", name+".hex")
@@ -58,6 +60,44 @@ func wrap(s string) string {
 		s = s[96:]
 	}
 	return b.String() + s + "\n"
+}
+
+func sealedItem(t testing.TB) federation.Item {
+	t.Helper()
+	bob, err := clearbox.ParseUserID(string(knownUID) + "@b.test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return federation.Item{
+		ID: messageID(1), Recipient: bob, AcceptedAt: clearbox.Millis(base.UnixMilli()), Token: bytes.Repeat([]byte{2}, 16), Ref: bytes.Repeat([]byte{3}, 16),
+		Envelopes: []federation.ItemEnvelope{{Device: 1, Registration: 5, Type: clearbox.ContentSealed, Content: bytes.Repeat([]byte{4}, clearbox.MinSealed)}},
+	}
+}
+
+func bounceByRef(t testing.TB) federation.Item {
+	it := sealedItem(t)
+	return federation.Item{ID: it.ID, Sender: it.Recipient, AcceptedAt: it.AcceptedAt, Ref: it.Ref, Bounce: clearbox.CodeExpired, Crit: []string{"bounce"}}
+}
+
+func knock(t testing.TB) federation.Item {
+	it := sealedItem(t)
+	from := clearbox.UserID{UID: it.Recipient.UID, Server: "a.test"}
+	return federation.Item{ID: it.ID, AcceptedAt: it.AcceptedAt, Knock: &federation.Knock{From: from, Handle: "alice", To: "bob"}}
+}
+
+// goldenItems is a transaction of the items, which must come back as they are.
+func goldenItems(t testing.TB, class federation.Class, items ...federation.Item) []byte {
+	t.Helper()
+	txn := &federation.Transaction{Stream: bytes.Repeat([]byte{1}, 16), Class: class, Fence: 3, FirstPos: 7, Items: items}
+	b, err := federation.EncodeTransaction(txn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := federation.DecodeTransaction(b)
+	if err != nil || !reflect.DeepEqual(back, txn) {
+		t.Errorf("%s: came back as %+v, %v", class, back, err)
+	}
+	return b
 }
 
 func goldenWithFixedTimes(t *testing.T) []byte {
@@ -126,6 +166,8 @@ func TestItemsThatAreRefusedAlone(t *testing.T) {
 		code   clearbox.Code
 	}{
 		"good":            {func(m map[string]any) {}, ""},
+		"a token":         {func(m map[string]any) { m["token"] = make([]byte, 16) }, ""},
+		"a ref":           {func(m map[string]any) { m["ref"] = make([]byte, 16) }, clearbox.CodeBadRequest},
 		"a short id":      {func(m map[string]any) { m["id"] = []byte{1} }, clearbox.CodeBadRequest},
 		"a bad sender":    {func(m map[string]any) { m["from"] = "alice@a.test" }, clearbox.CodeBadRequest},
 		"a bad recipient": {func(m map[string]any) { m["to"] = "x" }, clearbox.CodeBadRequest},
@@ -147,21 +189,92 @@ func TestItemsThatAreRefusedAlone(t *testing.T) {
 			"envelopes": []any{envelope(1, 10)},
 		}
 		c.change(m)
-		raw, err := cbor.Marshal(m)
-		if err != nil {
-			t.Fatal(err)
+		if got := refusedAs(t, "message", m); got != c.code {
+			t.Errorf("%s: %q", name, got)
 		}
-		frame, err := cbor.Marshal(map[string]any{"stream": make([]byte, 16), "class": "message", "lease": 1, "first_pos": 1, "items": [][]byte{raw, {0xff}}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		txn, err := federation.DecodeTransaction(frame)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		if txn.Items[0].Refused != c.code || txn.Items[1].Refused != clearbox.CodeBadRequest {
-			t.Errorf("%s: %q", name, txn.Items[0].Refused)
+	}
+}
+
+// refusedAs decodes one item of a class, beside one that cannot be read.
+func refusedAs(t *testing.T, class string, item map[string]any) clearbox.Code {
+	t.Helper()
+	raw, err := cbor.Marshal(item)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame, err := cbor.Marshal(map[string]any{"stream": make([]byte, 16), "class": class, "lease": 1, "first_pos": 1, "items": [][]byte{raw, {0xff}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	txn, err := federation.DecodeTransaction(frame)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if txn.Items[1].Refused != clearbox.CodeBadRequest {
+		t.Errorf("the item beside it: %q", txn.Items[1].Refused)
+	}
+	return txn.Items[0].Refused
+}
+
+// What is sealed, a bounce of it and a knock have each their own members and no
+// others, and a class has its own items.
+func TestItemsOfEachKind(t *testing.T) {
+	const bad = clearbox.CodeBadRequest
+	sealedEnvelope := func(size int) map[string]any {
+		return map[string]any{"device": 1, "registration": 5, "type": 6, "content": make([]byte, size)}
+	}
+	kinds := map[string]func() map[string]any{
+		"sealed": func() map[string]any {
+			return map[string]any{"id": make([]byte, 16), "to": string(knownUID) + "@b.test", "at": 1, "token": make([]byte, 16), "ref": make([]byte, 16),
+				"envelopes": []any{sealedEnvelope(256)}}
+		},
+		"bounce": func() map[string]any {
+			return map[string]any{"id": make([]byte, 16), "from": string(knownUID) + "@a.test", "at": 1, "ref": make([]byte, 16), "bounce": "expired", "crit": []string{"bounce"}}
+		},
+		"knock": func() map[string]any {
+			return map[string]any{"id": make([]byte, 16), "at": 1, "knock": map[string]any{"from": string(knownUID) + "@a.test", "handle": "alice", "to": "bob"}}
+		},
+	}
+	set := func(key string, v any) func(map[string]any) { return func(m map[string]any) { m[key] = v } }
+	asks := func(from, handle, to string) func(map[string]any) {
+		return set("knock", map[string]any{"from": from, "handle": handle, "to": to})
+	}
+	for name, c := range map[string]struct {
+		kind, class string
+		change      func(m map[string]any)
+		code        clearbox.Code
+	}{
+		"sealed":                       {"sealed", "message", func(map[string]any) {}, ""},
+		"sealed control":               {"sealed", "control", func(map[string]any) {}, bad},
+		"sealed without a token":       {"sealed", "message", func(m map[string]any) { delete(m, "token") }, bad},
+		"sealed with a short token":    {"sealed", "message", set("token", make([]byte, 15)), bad},
+		"sealed without a ref":         {"sealed", "message", func(m map[string]any) { delete(m, "ref") }, bad},
+		"sealed with a long ref":       {"sealed", "message", set("ref", make([]byte, 17)), bad},
+		"sealed with a device":         {"sealed", "message", set("device", 1), bad},
+		"sealed with a sender":         {"sealed", "message", set("from", string(knownUID)+"@a.test"), bad},
+		"sealed of no bucket":          {"sealed", "message", set("envelopes", []any{sealedEnvelope(257)}), bad},
+		"sealed with an open envelope": {"sealed", "message", set("envelopes", []any{envelope(1, 256)}), bad},
+		"sealed with a knock":          {"sealed", "message", asks(string(knownUID)+"@a.test", "alice", "bob"), bad},
+		"bounce":                       {"bounce", "message", func(map[string]any) {}, ""},
+		"bounce control":               {"bounce", "control", func(map[string]any) {}, bad},
+		"bounce with to":               {"bounce", "message", set("to", string(knownUID)+"@b.test"), bad},
+		"bounce with a token":          {"bounce", "message", set("token", make([]byte, 16)), bad},
+		"bounce without a sender":      {"bounce", "message", func(m map[string]any) { delete(m, "from") }, bad},
+		"bounce without a ref":         {"bounce", "message", func(m map[string]any) { delete(m, "ref") }, bad},
+		"bounce with a long code":      {"bounce", "message", set("bounce", strings.Repeat("x", 65)), bad},
+		"knock":                        {"knock", "control", func(map[string]any) {}, ""},
+		"knock message":                {"knock", "message", func(map[string]any) {}, bad},
+		"knock with to":                {"knock", "control", set("to", string(knownUID)+"@b.test"), bad},
+		"knock with a token":           {"knock", "control", set("token", make([]byte, 16)), bad},
+		"knock with a bounce":          {"knock", "control", set("bounce", "expired"), bad},
+		"knock of nobody":              {"knock", "control", asks("alice@a.test", "alice", "bob"), bad},
+		"knock without a name":         {"knock", "control", asks(string(knownUID)+"@a.test", "", "bob"), clearbox.CodeBadHandle},
+		"knock at nobody":              {"knock", "control", asks(string(knownUID)+"@a.test", "alice", "Bob!"), clearbox.CodeBadHandle},
+	} {
+		m := kinds[c.kind]()
+		c.change(m)
+		if got := refusedAs(t, c.class, m); got != c.code {
+			t.Errorf("%s: %q", name, got)
 		}
 	}
 }
@@ -179,6 +292,7 @@ func TestSize(t *testing.T) {
 		for d := range clearbox.MaxDevices {
 			it.Envelopes = append(it.Envelopes, federation.ItemEnvelope{Device: clearbox.DeviceID(d + 1), Registration: 16000, Type: 3, Content: make([]byte, size)})
 		}
+		it.Token, it.Ref = make([]byte, 16), make([]byte, 16)
 		it.Crit = []string{"to", "from"}
 		b, err := federation.EncodeTransaction(&federation.Transaction{Stream: make([]byte, 16), Class: federation.ClassMessage, FirstPos: 1, Items: []federation.Item{it}})
 		if err != nil {

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -376,9 +377,11 @@ func TestKnockArrives(t *testing.T) {
 		if !slices.Equal(got, []string{"ok ", "ok ", "rejected forbidden"}) {
 			t.Errorf("verdicts %q", got)
 		}
+		time.Sleep(time.Second) // shown by then
 		synctest.Wait()
 		// Its server was restored from a backup and sends it in another stream.
 		w.accept(away, control(2, 1, k))
+		time.Sleep(time.Second) // shown by then
 		synctest.Wait()
 		want := delivery.Knock{ID: k.ID, From: far, Handle: "alice", AcceptedAt: k.AcceptedAt, Controller: "Clinic of b.test", Country: "AT"}
 		for _, p := range bob.devices {
@@ -400,12 +403,15 @@ func TestThreat14ContactSpam(t *testing.T) {
 		pos := int64(1)
 		spam := func(from clearbox.UserID, n int) {
 			t.Helper()
+			var items []federation.Item
 			for range n {
-				if got := w.accept(away, control(1, pos, knockItem(t, from, "spam", "bob"))); got[0] != "ok " {
-					t.Fatalf("verdict %s", got)
-				}
-				pos++
+				items = append(items, knockItem(t, from, "spam", "bob"))
 			}
+			if got := w.accept(away, control(1, pos, items...)); !slices.Equal(got, slices.Repeat([]string{"ok "}, n)) {
+				t.Fatalf("verdicts %s", got)
+			}
+			pos += int64(n)
+			time.Sleep(time.Second) // shown by then
 			synctest.Wait()
 		}
 		other := func() clearbox.UserID {
@@ -511,4 +517,68 @@ func TestSealedMailExpires(t *testing.T) {
 		}
 		w.stop()
 	})
+}
+
+// What a peer's item costs is the same whoever it is for: the writer runs the
+// same statements for a knock at somebody as for one at nobody, and for a token
+// that does not fit whoever the recipient is. The clock is asked in the
+// reliability run "timing".
+func TestThreat13EqualWork(t *testing.T) { synctest.Test(t, equalWork) }
+
+func equalWork(t *testing.T) {
+	faults := &storage.Faults{}
+	w := newWorld(t, worldOptions{faults: faults})
+	bob, shut, far := w.person("bob", 1), w.person("shut", 1), w.stranger()
+	w.setToken(bob, token(1))
+	must(t, w.router.SetBlocks(bg, shut.devices[0], []clearbox.UserID{far}))
+	bad := token(9)
+	nobody := clearbox.UserID{UID: "aaaaaaaaaaaaaaaaaaaaaaaaaa", Server: home}
+	pos := int64(0)
+	work := func(peer clearbox.ServerName, class federation.Class, it federation.Item) []string {
+		t.Helper()
+		var mu sync.Mutex
+		var steps []string
+		faults.Set(func(step storage.FaultStep, after bool, query string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if !after && step == storage.FaultStatement {
+				steps = append(steps, query)
+			}
+			return nil
+		})
+		batch := txn(1, 1, pos, it)
+		batch.Class = class
+		got := w.accept(peer, batch)
+		mu.Lock()
+		faults.Set(nil)
+		defer mu.Unlock()
+		return append(steps, got...)
+	}
+	for class, items := range map[federation.Class]map[string]federation.Item{
+		federation.ClassMessage: {
+			"wrong token": sealedItem(t, bob.user, bad[:], "x", 1), "no token": sealedItem(t, shut.user, bad[:], "x", 1), "nobody": sealedItem(t, nobody, bad[:], "x", 1),
+		},
+		federation.ClassControl: {
+			"somebody": knockItem(t, far, "far", "bob"), "blocked": knockItem(t, far, "far", "shut"), "nobody": knockItem(t, far, "far", "nobody"),
+		},
+	} {
+		var first []string
+		pos = 0
+		for name, it := range items {
+			pos++
+			if pos == 1 {
+				work(away, class, it) // makes the stream
+				pos++
+				it.ID = newID(t)
+			}
+			got := work(away, class, it)
+			if first == nil {
+				first = got
+			}
+			if len(got) < 3 || !slices.Equal(got, first) {
+				t.Errorf("%s, %s: %d steps, %d at first: %q, %q", class, name, len(got), len(first), got, first)
+			}
+		}
+	}
+	w.stop()
 }

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"time"
@@ -186,8 +187,9 @@ func (op *accept) putArrived(tx *storage.Tx, it *federation.Item, seal []byte) (
 	return federation.Verdict{Code: federation.VerdictOK}, tx.PutArrivedKnock(&storage.ArrivedKnock{Peer: op.peer, Payload: payload}, seal)
 }
 
-// announce tells people of the knocks that arrived, after their servers have
-// their answers, until ctx ends.
+// announce tells people of the knocks that arrived, some time after their
+// servers have their answers, until ctx ends. The time is random, so that a peer
+// that measures how long its next requests take does not see the work either.
 func (r *Router) announce(ctx context.Context) {
 	tick := time.NewTicker(sweepEvery) // a lost wake costs time only
 	defer tick.Stop()
@@ -202,13 +204,34 @@ func (r *Router) announce(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-r.knocked:
 		case <-tick.C:
+			continue
+		case <-r.knocked:
+		}
+		t := time.NewTimer(r.announceDelay())
+		select {
+		case <-ctx.Done():
+			t.Stop()
+			return
+		case <-t.C:
 		}
 	}
 }
 
-const announceLimit = 100 // knocks in one update
+const (
+	announceLimit = 100 // knocks in one update
+	announceLeast = 250 * time.Millisecond
+	announceMost  = time.Second
+)
+
+func (r *Router) announceDelay() time.Duration {
+	var b [4]byte
+	if _, err := io.ReadFull(r.opts.Random, b[:]); err != nil {
+		return announceMost
+	}
+	const span = announceMost - announceLeast
+	return announceLeast + time.Duration(uint64(binary.BigEndian.Uint32(b[:]))*uint64(span)>>32)
+}
 
 // announceSome looks at the oldest knocks: for whom each is, whether they want
 // it, and whether it came before. What nobody wants is forgotten.
