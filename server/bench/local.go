@@ -171,7 +171,7 @@ func (b *bench) fed(ctx context.Context) error { return b.between(ctx, "fed", "h
 // fedH3 is the same over HTTP/3.
 func (b *bench) fedH3(ctx context.Context) error { return b.between(ctx, "fed-h3", "h3") }
 
-// between measures messages between accounts of two servers.
+// between measures sealed messages between accounts of two servers.
 func (b *bench) between(ctx context.Context, scenario, transport string) error {
 	const pairCount = 20
 	one, err := b.serverOver(scenario, "a.test", transport)
@@ -191,6 +191,9 @@ func (b *bench) between(ctx context.Context, scenario, transport string) error {
 	}
 	recipients, err := two.Accounts(ctx, "r", pairCount*runs, true)
 	if err != nil {
+		return err
+	}
+	if err := two.Tokens(ctx, recipients); err != nil {
 		return err
 	}
 	for _, s := range []*rig.Server{one, two} {

@@ -32,6 +32,7 @@ type Account struct {
 	Registration uint16
 	Access       string // token; 15 minutes
 	DeviceKey    ed25519.PrivateKey
+	Token        clearbox.DeliveryToken // what messages from other servers show; zero until Tokens
 }
 
 // Accounts stores n accounts in the server's database while the server does
@@ -94,6 +95,34 @@ func (s *Server) Accounts(ctx context.Context, prefix string, n int, cheap bool)
 		return nil, fmt.Errorf("store the accounts: %w", *err)
 	}
 	return out, nil
+}
+
+// Tokens gives accounts delivery tokens while the server does not run, so that
+// people of other servers may write to them.
+func (s *Server) Tokens(ctx context.Context, accounts []*Account) error {
+	store, people, err := s.OpenStore(ctx)
+	if err != nil {
+		return err
+	}
+	defer people.Close()
+	defer store.Close()
+	for _, a := range accounts {
+		if _, err := io.ReadFull(random, a.Token[:]); err != nil {
+			return err
+		}
+	}
+	return store.Update(ctx, func(tx *storage.Tx) error {
+		for _, a := range accounts {
+			u, err := tx.UserByUID(a.User.UID)
+			if err != nil {
+				return fmt.Errorf("give a delivery token: %w", err)
+			}
+			if err := tx.SetToken(u.No, a.Token, 0); err != nil {
+				return fmt.Errorf("give a delivery token: %w", err)
+			}
+		}
+		return nil
+	})
 }
 
 // OpenStore opens the database and the keystore of a server that does not run.

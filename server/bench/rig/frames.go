@@ -15,7 +15,8 @@ import (
 // ref has the same length in CBOR.
 const FirstRef = 1 << 16
 
-// PayloadSize is the size of the opaque ciphertext that the bench sends.
+// PayloadSize is the size of the opaque ciphertext that the bench sends, one of
+// those that sealed ones may have.
 const PayloadSize = 1024
 
 // Template is a send_message frame in CBOR, encoded once; each message patches
@@ -26,8 +27,9 @@ type Template struct {
 	raw              [16]byte
 }
 
-// NewTemplate encodes a frame from anybody to one device. The payload is random
-// but for its first eight bytes, which carry sender and number.
+// NewTemplate encodes a frame from anybody to one device: sealed with the
+// account's token where it has one, as for people of other servers. The payload
+// is random but for its first eight bytes, which carry sender and number.
 func NewTemplate(to *Account) (*Template, error) {
 	id, err := clearbox.NewMessageID(random)
 	if err != nil {
@@ -37,11 +39,14 @@ func NewTemplate(to *Account) (*Template, error) {
 	if _, err := random.Read(content); err != nil {
 		return nil, err
 	}
+	recipient := wire.Recipient{User: to.User, Envelopes: []wire.Outgoing{{
+		Device: 1, Registration: to.Registration, Type: clearbox.ContentWhisper, Content: content,
+	}}}
+	if to.Token != (clearbox.DeliveryToken{}) {
+		recipient.Token, recipient.Envelopes[0].Type = to.Token[:], clearbox.ContentSealed
+	}
 	frame, err := wire.AppendClientFrame(nil, wire.CBOR, &wire.ClientFrame{Type: wire.FrameSend, Ref: FirstRef, Submission: &wire.Submission{
-		ID: id,
-		To: []wire.Recipient{{User: to.User, Envelopes: []wire.Outgoing{{
-			Device: 1, Registration: to.Registration, Type: clearbox.ContentWhisper, Content: content,
-		}}}},
+		ID: id, To: []wire.Recipient{recipient},
 	}})
 	if err != nil {
 		return nil, err
