@@ -274,6 +274,7 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 	deeds := admin.Options{
 		Now: s.o.Now, Log: s.log, PublicURL: c.PublicURL(), Mode: c.Federation.Mode,
 		Started: s.started, Version: s.o.Version, Ready: s.ready, Reload: s.o.Reload,
+		Requeue: s.delivery.Requeue,
 	}
 	if s.peering != nil {
 		deeds.Peers, deeds.Retry, deeds.Paths = s.peering, s.peering.Retry, s.transport.Paths

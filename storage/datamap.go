@@ -217,6 +217,11 @@ func queueTables() []table {
 			same(NotPersonal, "keep a recipient's messages in order", BasisNone, ExportNo, EraseNothing, "until the hold is over", "peer", "class", "until"),
 			same(BlindIndex, "keep a recipient's messages in order", BasisContract, ExportNo, EraseRow, "until the hold is over", "hold_key"),
 		}},
+		{"dead_letters", []fate{
+			same(Pseudonym, "know what was not delivered to other servers, and have it sent again", BasisContract, ExportNo, EraseRow, "14 days",
+				"no", "peer", "class", "code", "sender_no", "sender_key", "message_id", "accepted", "first_try", "last_try", "attempts", "died"),
+			same(SealedData, "name the recipient when the sender is asked to send again", BasisContract, ExportNo, EraseShred, "14 days", "recipient"),
+		}},
 		{"out_streams", []fate{
 			same(NotPersonal, "send in order", BasisNone, ExportNo, EraseNothing, operational, "peer", "class", "stream", "next_pos", "fence", "items", "bytes"),
 		}},

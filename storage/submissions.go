@@ -61,6 +61,13 @@ func (tx *Tx) SetSubmissionState(userNo int64, id clearbox.MessageID, state Subm
 	return tx.change("UPDATE submissions SET state = $1 WHERE user_no = $2 AND message_id = $3", string(state), userNo, id[:])
 }
 
+// ForgetSubmission lets the user submit under the id anew. It is no error when
+// nothing was remembered.
+func (tx *Tx) ForgetSubmission(userNo int64, id clearbox.MessageID) error {
+	_, err := tx.exec("DELETE FROM submissions WHERE user_no = $1 AND message_id = $2", userNo, id[:])
+	return err
+}
+
 // SubmissionStates gives the states of those ids that are known.
 func (tx *Tx) SubmissionStates(userNo int64, ids []clearbox.MessageID) (map[clearbox.MessageID]SubmissionState, error) {
 	out := make(map[clearbox.MessageID]SubmissionState, len(ids))

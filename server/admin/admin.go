@@ -74,7 +74,9 @@ type Options struct {
 	Ready  func(context.Context) []wire.ReadyCheck                                             // nil: no checks
 	Reload func(context.Context) (wire.AdminReload, error)                                     // nil: refused
 	Retry  func(context.Context, clearbox.ServerName) (woken []clearbox.ServerName, err error) // "" is every peer; nil: refused
-	Paths  func() []transport.PathState                                                        // how peers are reached; nil: nothing is known
+	// Requeue asks the senders of dead letters for their messages (server/delivery); nil: refused.
+	Requeue func(ctx context.Context, deed storage.AuditEntry, pick storage.DeadPick) (asked, left int, err error)
+	Paths   func() []transport.PathState // how peers are reached; nil: nothing is known
 }
 
 // Service does the deeds. It is safe for concurrent use and starts nothing.

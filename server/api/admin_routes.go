@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"strconv"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/server/admin"
@@ -205,6 +206,46 @@ func adminRetry(c *call) error {
 		return err
 	}
 	out, err := c.api.parts.Admin.FedRetry(c.ctx(), c.actor(), in)
+	return c.replyOr(err, http.StatusOK, out)
+}
+
+func adminDead(c *call) error {
+	if err := c.knownQuery("peer", "code", "after", "limit"); err != nil {
+		return err
+	}
+	query := c.r.URL.Query()
+	after, limit, err := wire.AdminPage(query.Get("after"), query.Get("limit"))
+	if err != nil {
+		return err
+	}
+	out, err := c.api.parts.Admin.Dead(c.ctx(), c.actor(), clearbox.ServerName(query.Get("peer")), clearbox.Code(query.Get("code")), after, limit)
+	return c.replyOr(err, http.StatusOK, out)
+}
+
+func adminDeadLetter(c *call) error {
+	no, err := strconv.ParseInt(c.param("no"), 10, 64)
+	if err != nil {
+		no = 0 // there is none
+	}
+	out, err := c.api.parts.Admin.DeadLetter(c.ctx(), c.actor(), no)
+	return c.replyOr(err, http.StatusOK, out)
+}
+
+func adminRequeueDead(c *call) error {
+	var in wire.AdminDeadPick
+	if err := c.body(&in); err != nil {
+		return err
+	}
+	out, err := c.api.parts.Admin.RequeueDead(c.ctx(), c.actor(), in)
+	return c.replyOr(err, http.StatusOK, out)
+}
+
+func adminDropDead(c *call) error {
+	var in wire.AdminDeadPick
+	if err := c.body(&in); err != nil {
+		return err
+	}
+	out, err := c.api.parts.Admin.DropDead(c.ctx(), c.actor(), in)
 	return c.replyOr(err, http.StatusOK, out)
 }
 

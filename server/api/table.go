@@ -149,6 +149,10 @@ func operations() []operation {
 		{post, "/admin/identity/offline", machine, small, adminIdentityOffline, nil},
 		{post, "/admin/identity/online", machine, 0, adminIdentityOnline, nil},
 		{post, "/admin/identity/keys/{kid}/revoke", admins, 0, adminRevokeKey, nil},
+		{get, "/admin/fed/dead", overseers, 0, adminDead, nil},
+		{get, "/admin/fed/dead/{no}", overseers, 0, adminDeadLetter, nil},
+		{post, "/admin/fed/dead/requeue", admins, small, adminRequeueDead, nil},
+		{post, "/admin/fed/dead/drop", admins, small, adminDropDead, nil},
 		{get, "/admin/audit", overseers, 0, adminAudit, nil},
 		{post, "/admin/reload", admins, 0, adminReload, nil},
 	}

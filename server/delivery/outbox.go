@@ -134,7 +134,7 @@ func (r *Router) open(ctx context.Context, rows []storage.OutboxItem) ([]*federa
 					r.opts.Log.Error("an outbox item does not open and is withdrawn", "error", err)
 				}
 				it = federation.Item{Void: true}
-				if err := r.withdraw(ctx, row); err != nil {
+				if err := r.withdraw(ctx, row, errors.Is(err, storage.ErrShredded)); err != nil {
 					return nil, err
 				}
 			}
@@ -152,9 +152,19 @@ func (r *Router) open(ctx context.Context, rows []storage.OutboxItem) ([]*federa
 }
 
 // withdraw voids a row that does not open. Whom it was for stood inside, so a
-// notice cannot be written; its state tells the sender who asks.
-func (r *Router) withdraw(ctx context.Context, row *storage.OutboxItem) error {
+// notice cannot be written; its state tells the sender who asks, and unless the
+// sender was erased a dead letter tells the operator.
+func (r *Router) withdraw(ctx context.Context, row *storage.OutboxItem, erased bool) error {
+	dead, err := r.deadLetter(row, clearbox.UserID{}, clearbox.CodeInternal)
+	if err != nil {
+		return err
+	}
 	return r.store.Update(ctx, func(tx *storage.Tx) error {
+		if !erased {
+			if err := tx.PutDead(dead); err != nil {
+				return err
+			}
+		}
 		if err := forgotten(tx.SetSubmissionState(row.SenderNo, row.MessageID, storage.SubmissionUndeliverable)); err != nil {
 			return err
 		}
@@ -169,6 +179,10 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 	}
 	now := r.now()
 	bounces, err := r.refusals(ctx, batch, verdicts, now)
+	if err != nil {
+		return err
+	}
+	dead, err := r.rejected(ctx, batch, verdicts, now)
 	if err != nil {
 		return err
 	}
@@ -210,12 +224,22 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 				if err := forgotten(tx.SetSubmissionState(row.SenderNo, row.MessageID, storage.SubmissionAtPeer)); err != nil {
 					return err
 				}
+				if row.Void {
+					if err := tx.ReviveDead(peer, row.SenderNo, row.MessageID); err != nil {
+						return err
+					}
+				}
 				if it.Bounce != "" || it.Knock != nil {
 					break
 				}
 				news = append(news, told{row.SenderNo, State{ID: it.ID, State: StatusAtPeer, Recipient: it.Recipient, DevicesVersion: v.DevicesVersion}})
 			case v.Code == federation.VerdictRejected && bounces[i] != nil && !row.Void:
 				if err := bounces[i].apply(tx, row.SenderNo); err != nil {
+					return err
+				}
+			}
+			if d := dead[row.Row]; d != nil && !row.Void {
+				if err := tx.PutDead(d); err != nil {
 					return err
 				}
 			}

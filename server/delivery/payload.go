@@ -25,6 +25,7 @@ type NoticeKind string
 const (
 	NoticeDelayed       NoticeKind = "delayed"       // not delivered for some hours, still being tried
 	NoticeUndeliverable NoticeKind = "undeliverable" // given up; Code says why
+	NoticeRequeue       NoticeKind = "requeue"       // given up for Code before; the sender's device is asked to submit it again
 )
 
 // Notice tells a sender what became of a message. It waits in the sender's

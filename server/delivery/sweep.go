@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -24,7 +25,7 @@ func (r *Router) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		for _, step := range []func(context.Context) (int, error){r.sweepExpired, r.sweepDelayed, r.sweepMail, r.sweepSubmissions, r.sweepContact} {
+		for _, step := range []func(context.Context) (int, error){r.sweepExpired, r.sweepDelayed, r.sweepMail, r.sweepSubmissions, r.sweepContact, r.sweepDead} {
 			for {
 				n, err := step(ctx)
 				if err != nil && ctx.Err() == nil {
@@ -80,19 +81,25 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 		return nil
 	}
 	bounces := make([]*bounce, len(rows))
+	dead := make([]*storage.DeadLetter, len(rows))
 	for i := range rows {
 		row := &rows[i]
+		n := notice(row)
 		it, err := r.openItem(row)
-		if err != nil {
-			if !r.damaged(row.SenderKey, err) {
-				return err // in a minute, perhaps
+		if err != nil && !r.damaged(row.SenderKey, err) {
+			return err // in a minute, perhaps
+		}
+		if n.Kind == NoticeUndeliverable && !errors.Is(err, storage.ErrShredded) {
+			if dead[i], err = r.deadLetter(row, it.Recipient, n.Code); err != nil {
+				return err
 			}
+		}
+		if it.Recipient.IsZero() {
 			continue // nobody to tell
 		}
 		if it.Bounce != "" || it.Knock != nil {
 			continue // of a bounce nobody is told, and a knock ends like one without an answer
 		}
-		n := notice(row)
 		n.ID, n.Recipient, n.FirstTry, n.LastTry, n.Attempts = row.MessageID, it.Recipient, row.FirstTry, row.LastTry, row.Attempts
 		if bounces[i], err = r.newBounce(ctx, it.Sender, n); err != nil {
 			return err
@@ -110,6 +117,11 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 			}
 			if bounces[i] != nil {
 				if err := bounces[i].apply(tx, rows[i].SenderNo); err != nil {
+					return err
+				}
+			}
+			if dead[i] != nil {
+				if err := tx.PutDead(dead[i]); err != nil {
 					return err
 				}
 			}

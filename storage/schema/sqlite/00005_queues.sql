@@ -3,7 +3,29 @@
 ALTER TABLE peers ADD COLUMN trouble TEXT NOT NULL DEFAULT '';
 ALTER TABLE peers ADD COLUMN failing_since INTEGER NOT NULL DEFAULT 0;
 
+-- What could not be delivered to a peer: metadata only.
+CREATE TABLE dead_letters (
+    no         INTEGER PRIMARY KEY AUTOINCREMENT,
+    peer       TEXT    NOT NULL,
+    class      TEXT    NOT NULL,
+    code       TEXT    NOT NULL,
+    sender_no  INTEGER NOT NULL,
+    sender_key BLOB    NOT NULL,
+    message_id BLOB    NOT NULL,
+    recipient  BLOB    NOT NULL,
+    accepted   INTEGER NOT NULL,
+    first_try  INTEGER NOT NULL,
+    last_try   INTEGER NOT NULL,
+    attempts   INTEGER NOT NULL,
+    died       INTEGER NOT NULL
+) STRICT;
+
+CREATE INDEX dead_letters_peer ON dead_letters (peer, code);
+CREATE INDEX dead_letters_message ON dead_letters (sender_no, message_id);
+CREATE INDEX dead_letters_died ON dead_letters (died);
+
 -- +goose Down
 
+DROP TABLE dead_letters;
 ALTER TABLE peers DROP COLUMN failing_since;
 ALTER TABLE peers DROP COLUMN trouble;
