@@ -69,6 +69,12 @@ func newWorld(t *testing.T) *world {
 		Retry: func(_ context.Context, s clearbox.ServerName) ([]clearbox.ServerName, error) {
 			return []clearbox.ServerName{"b.test"}, nil
 		},
+		Requeue: func(_ context.Context, deed storage.AuditEntry, pick storage.DeadPick) (int, int, error) {
+			if pick.No == 99 {
+				return 0, 0, storage.ErrNotFound
+			}
+			return 3, 1, w.store.Update(ctx, func(tx *storage.Tx) error { return tx.Audit(deed) })
+		},
 	})
 	return w
 }
@@ -363,6 +369,12 @@ func TestWhoMay(t *testing.T) {
 		{"peer test", "a", func(a admin.Actor) error { _, err := w.admin.TestPeer(ctx, a, "b.test"); return err }},
 		{"fed status", "ad", func(a admin.Actor) error { _, err := w.admin.FedStatus(ctx, a); return err }},
 		{"fed retry", "a", func(a admin.Actor) error { _, err := w.admin.FedRetry(ctx, a, wire.AdminFedRetry{}); return err }},
+		{"dead letters", "ad", func(a admin.Actor) error { _, err := w.admin.Dead(ctx, a, "", "", "", 10); return err }},
+		{"requeue", "a", func(a admin.Actor) error {
+			_, err := w.admin.RequeueDead(ctx, a, wire.AdminDeadPick{Peer: "b.test"})
+			return err
+		}},
+		{"drop", "a", func(a admin.Actor) error { _, err := w.admin.DropDead(ctx, a, wire.AdminDeadPick{Peer: "b.test"}); return err }},
 		{"audit", "ad", func(a admin.Actor) error { _, err := w.admin.Audit(ctx, a, "", 10); return err }},
 		{"status", "ad", func(a admin.Actor) error { _, err := w.admin.Status(ctx, a); return err }},
 		{"reload", "a", func(a admin.Actor) error { _, err := w.admin.Reload(ctx, a); return err }},

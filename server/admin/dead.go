@@ -117,10 +117,7 @@ func (s *Service) DropDead(ctx context.Context, a Actor, b wire.AdminDeadPick) (
 			if n, err = tx.DropDead(storage.DeadPick(b), dropAtOnce); err != nil {
 				return err
 			}
-			deed := a.deed("fed.dead.drop", letters[0].Peer)
-			if n == 1 {
-				deed.ObjectNo = letters[0].SenderNo
-			}
+			deed := a.deed("fed.dead.drop", letters[0].Peer) // whose they were is nobody's business
 			deed.Detail = strconv.FormatInt(n, 10)
 			return tx.Audit(deed)
 		})

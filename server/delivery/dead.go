@@ -155,9 +155,6 @@ func (r *Router) requeue(ctx context.Context, deed storage.AuditEntry, letters [
 			asked++
 		}
 		deed.Object = string(letters[0].Peer)
-		if len(letters) == 1 {
-			deed.ObjectNo = letters[0].SenderNo
-		}
 		deed.Detail = strconv.Itoa(asked) + " of " + strconv.Itoa(len(letters))
 		return tx.Audit(deed)
 	})

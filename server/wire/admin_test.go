@@ -32,6 +32,11 @@ func TestAdminBodies(t *testing.T) {
 		{"accept", `{"token":"x","country":"AT"}`, &wire.AdminPeerAccept{}, ""},
 		{"accept, small letters", `{"token":"x","country":"at"}`, &wire.AdminPeerAccept{}, "/country"},
 		{"accept, long", `{"token":"` + strings.Repeat("x", 4097) + `","country":"AT"}`, &wire.AdminPeerAccept{}, "/token"},
+		{"dead letter", `{"no":7}`, &wire.AdminDeadPick{}, ""},
+		{"dead letters of a peer", `{"peer":"b.example","code":"expired"}`, &wire.AdminDeadPick{}, ""},
+		{"dead letters of all", `{}`, &wire.AdminDeadPick{}, "/peer"},
+		{"dead letter and peer", `{"no":7,"peer":"b.example"}`, &wire.AdminDeadPick{}, "/peer"},
+		{"dead letter with a code", `{"no":7,"code":"expired"}`, &wire.AdminDeadPick{}, "/code"},
 		{"retry all", `{}`, &wire.AdminFedRetry{}, ""},
 		{"retry, name", `{"server":"b"}`, &wire.AdminFedRetry{}, "/server"},
 	} {

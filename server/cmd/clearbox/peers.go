@@ -203,8 +203,9 @@ func (c *peerRemove) Run(x *call) error {
 }
 
 type fedCommands struct {
-	Status fedStatus `cmd:"" help:"Show what waits for each peer."`
-	Retry  fedRetry  `cmd:"" help:"Try now, instead of when the backoff ends."`
+	Status fedStatus    `cmd:"" help:"Show what waits for each peer."`
+	Retry  fedRetry     `cmd:"" help:"Try now, instead of when the backoff ends."`
+	Dead   deadCommands `cmd:"" help:"What peers did not get."`
 }
 
 type fedStatus struct{}
