@@ -295,7 +295,7 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 		proxies = append(proxies, prefix)
 	}
 	s.api = api.New(c.Server.Name, api.Parts{
-		Auth: s.auth, Directory: s.directory, Router: s.delivery, Presence: presence.New(),
+		Auth: s.auth, Directory: s.directory, Router: s.delivery, Contacts: s.delivery, Presence: presence.New(),
 		Mailbox:      func(p auth.Principal) api.Mailbox { return s.delivery.Mailbox(p) },
 		Archive:      archive.New(s.store, archive.Options{MaxItems: orUnlimited(int64(c.Limits.ArchiveItems)), MaxBytes: orUnlimited(int64(c.Limits.ArchiveSize))}),
 		Admin:        admin.New(s.store, s.auth, c.Server.Name, deeds),

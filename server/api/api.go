@@ -40,6 +40,16 @@ type Router interface {
 	Status(ctx context.Context, p auth.Principal, ids []clearbox.MessageID) ([]delivery.State, error)
 }
 
+// Contacts are what people here and elsewhere want of each other;
+// *delivery.Router is one.
+type Contacts interface {
+	Knock(ctx context.Context, p auth.Principal, id clearbox.MessageID, to clearbox.Address) (delivery.Receipt, error)
+	AnswerKnock(ctx context.Context, p auth.Principal, id clearbox.MessageID, block bool) error
+	SetToken(ctx context.Context, p auth.Principal, t clearbox.DeliveryToken) error
+	Blocks(ctx context.Context, p auth.Principal) ([]clearbox.UserID, error)
+	SetBlocks(ctx context.Context, p auth.Principal, users []clearbox.UserID) error
+}
+
 // Mailbox is one device's mail for one connection; *delivery.Mailbox is one.
 type Mailbox interface {
 	Read(ctx context.Context, after int64, limit, maxBytes int) ([]delivery.Delivery, error)
@@ -58,6 +68,7 @@ type Parts struct {
 	Auth      *auth.Service
 	Directory *directory.Service
 	Router    Router
+	Contacts  Contacts
 	Mailbox   func(p auth.Principal) Mailbox // opens the mail of p's device
 	Archive   *archive.Service
 	Presence  *presence.Hub
@@ -118,6 +129,7 @@ type API struct {
 	addresses addressKeys
 	limits    atomic.Pointer[limits]
 	watches   *throttle.Buckets // watch frames by account
+	contacts  *throttle.Buckets // changes of who may write, by account
 	sockets   *sockets
 	workers   *workers
 	draining  atomic.Bool
@@ -134,10 +146,12 @@ func New(server clearbox.ServerName, parts Parts, o Options) *API {
 	a := &API{server: server, parts: parts, o: o, stopping: make(chan struct{})}
 	a.SetLimits(o.Limits)
 	a.watches = throttle.New(60, time.Second, 50_000)
+	a.contacts = throttle.New(60, 2*time.Second, 50_000)
 	a.sockets = newSockets()
 	a.workers = newWorkers()
 	a.mux = a.routes()
 	parts.Auth.OnRevoke(a.sockets.revoke)
+	parts.Directory.OnLow(a.sockets.keysLow)
 	return a
 }
 

@@ -94,6 +94,10 @@ func event(d *delivery.Delivery, p *auth.Principal) wire.ServerFrame {
 		f.Notice = &wire.Notice{Kind: wire.NoticeKind(n.Kind), ID: n.ID, Recipient: n.Recipient, Code: n.Code,
 			FirstTry: n.FirstTry, LastTry: n.LastTry, Attempts: n.Attempts}
 	}
+	if k := d.Knock; k != nil {
+		f.Knock = &wire.Knock{ID: k.ID, From: k.From, Address: clearbox.Address{Handle: k.Handle, Server: k.From.Server}.String(),
+			AcceptedAt: k.AcceptedAt, Controller: k.Controller, Country: k.Country}
+	}
 	return f
 }
 

@@ -63,12 +63,17 @@ const maxAnswers = 256
 // many wait.
 func (s *socket) send(f *wire.ServerFrame) {
 	s.mu.Lock()
-	if s.ended || len(s.answers) >= maxAnswers && (f.Type == wire.FrameOnline || f.Type == wire.FrameStatus) {
+	if s.ended || len(s.answers) >= maxAnswers && isNews(f.Type) {
 		s.mu.Unlock()
 		return
 	}
 	s.answers = append(s.answers, f)
 	s.start()
+}
+
+// isNews tells a frame that nobody waits for.
+func isNews(t wire.FrameType) bool {
+	return t == wire.FrameOnline || t == wire.FrameStatus || t == wire.FrameSignal || t == wire.FrameKeysLow
 }
 
 // wake looks for mail.

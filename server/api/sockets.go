@@ -59,6 +59,20 @@ func (k *sockets) remove(s *socket) {
 	k.open.Done()
 }
 
+// of is the open socket of a device, or nil.
+func (k *sockets) of(deviceNo int64) *socket {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.byDevice[deviceNo]
+}
+
+// keysLow asks a device for one-time keys, if it is there.
+func (k *sockets) keysLow(deviceNo int64) {
+	if s := k.of(deviceNo); s != nil {
+		s.send(&wire.ServerFrame{Type: wire.FrameKeysLow})
+	}
+}
+
 // count is how many sockets are open.
 func (k *sockets) count() int {
 	k.mu.Lock()

@@ -101,6 +101,11 @@ func operations() []operation {
 		{post, "/keys/claim", people, small, claimKeys, nil},
 		{get, "/users/{id}", people, 0, lookup, myself},
 
+		{post, "/contacts/knocks", device, small, knock, nil},
+		{post, "/contacts/knocks/{id}", device, small, answerKnock, nil},
+		{put, "/contacts/token", device, small, setToken, nil},
+		{get, "/contacts/blocks", device, 0, readBlocks, nil},
+		{put, "/contacts/blocks", device, keys, writeBlocks, nil},
 		{get, "/contacts/certificate", device, 0, senderCertificate, nil},
 		{get, "/servers/{name}", device, 0, serverInfo, nil},
 

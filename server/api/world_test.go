@@ -81,6 +81,7 @@ type setup struct {
 	archive archive.Options
 
 	directory directory.Options
+	peers     delivery.Peers // noRoute if nil
 
 	mailbox func(api.Mailbox) api.Mailbox
 	router  func(api.Router) api.Router
@@ -97,7 +98,10 @@ func newWorld(t testing.TB, o setup) *world {
 	w.Random.Read(make([]byte, o.draws))
 	o.directory.Now, o.directory.Random = w.Clock.Now, w.Random
 	dir := directory.New(w.Store, w.Auth, home, o.directory)
-	w.router = delivery.New(w.Store, w.People, dir, noRoute{}, home, delivery.Options{Now: w.Clock.Now})
+	if o.peers == nil {
+		o.peers = noRoute{}
+	}
+	w.router = delivery.New(w.Store, w.People, dir, o.peers, home, delivery.Options{Now: w.Clock.Now})
 	log := slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	o.api.Log = log
 	o.api.Version = wire.Version{Version: "test", Go: "go"}
@@ -108,7 +112,7 @@ func newWorld(t testing.TB, o setup) *world {
 		return w.Store.Ping(ctx)
 	}})
 	parts := api.Parts{
-		Auth: w.Auth, Directory: dir, Router: w.router, Archive: archive.New(w.Store, o.archive), Presence: w.hub,
+		Auth: w.Auth, Directory: dir, Router: w.router, Contacts: w.router, Archive: archive.New(w.Store, o.archive), Presence: w.hub,
 		Mailbox: func(p auth.Principal) api.Mailbox { return w.router.Mailbox(p) },
 		Admin:   admin.New(w.Store, w.Auth, home, admin.Options{Now: w.Clock.Now, Version: o.api.Version}),
 		Servers: func(_ context.Context, name clearbox.ServerName) (wire.ServerInfo, error) {
