@@ -71,15 +71,21 @@ func (tx *Tx) HasConsent(userNo int64, purpose string) (bool, error) {
 
 // ConsentingByHandle gives the permanent name of the active account that has the
 // handle, if its latest decision for purpose is a grant under that version of
-// the notice. Everybody else is ErrNotFound like nobody, and it is one statement
-// that opens nothing in each case.
+// the notice. Everybody else is ErrNotFound like nobody. It is one statement that
+// opens nothing, gives a row and looks into both tables in each case.
 func (tx *Tx) ConsentingByHandle(h clearbox.Handle, purpose, notice string) (clearbox.UID, error) {
-	var uid string
-	err := tx.one(`SELECT u.uid FROM users u JOIN user_consents c ON c.no = (
-			SELECT MAX(no) FROM user_consents WHERE user_no = u.no AND purpose = $1)
-		WHERE u.handle_index = $2 AND u.state = 'active' AND c.action = 'granted' AND c.notice_version = $3`,
-		args(purpose, tx.handleIndex(h), notice), &uid)
-	return clearbox.UID(uid), err
+	var uid, state, action, version string
+	err := tx.one(`SELECT u.uid, u.state, c.action, c.notice_version FROM (SELECT 1 AS always) AS a
+		LEFT JOIN users u ON u.handle_index = $1
+		LEFT JOIN user_consents c ON c.no = (SELECT MAX(no) FROM user_consents WHERE user_no = COALESCE(u.no, 0) AND purpose = $2)`,
+		args(tx.handleIndex(h), purpose), &uid, &state, &action, &version)
+	if err != nil {
+		return "", err
+	}
+	if UserState(state) != UserActive || ConsentAction(action) != ConsentGranted || version != notice {
+		return "", ErrNotFound
+	}
+	return clearbox.UID(uid), nil
 }
 
 // PutNoticeAck notes that a person acknowledged a version of the privacy

@@ -39,6 +39,11 @@ func (s *suite) replay(ctx context.Context) (verdict, error) {
 	return goTest(ctx, "replay", 10*time.Minute, "./federation", "^TestReplayReorderDuplicate$")
 }
 
+// timing is threat 13: how well a peer tells by the clock who is here.
+func (s *suite) timing(ctx context.Context) (verdict, error) {
+	return goTest(ctx, "timing", 10*time.Minute, "./server/delivery", "^TestThreat13Timing$")
+}
+
 // goTest runs tests of one package in the module's root, which is where make
 // starts this program.
 func goTest(ctx context.Context, name string, limit time.Duration, pkg, pattern string, env ...string) (verdict, error) {
