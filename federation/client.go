@@ -20,7 +20,6 @@ const (
 	callBudget     = 15 * time.Second // one request with its answer, and bodyTime beside it
 	documentBudget = 5 * time.Second  // fetching a server document
 	refetchEvery   = time.Minute      // per peer, at most one refetch for an unknown key
-	probeEvery     = 10 * time.Second // directory questions to a peer that did not answer the last one
 )
 
 // ClientOptions configure a Client.
@@ -56,7 +55,7 @@ type knownPeer struct {
 	doc       *Document // parsed form of raw
 	refetched time.Time // last refetch for an unknown key
 	fetching  bool
-	closed    time.Time // directory questions are not asked before this moment
+	circuits  map[Circuit]*breaker
 
 	seen    string              // the highest version that the document of ours offers which the peer holds; "" if it did not say
 	alerted map[Alert]time.Time // when an operator was told last

@@ -98,6 +98,7 @@ func (l *senderLane) setNext(ctx context.Context, at time.Time) {
 	l.status.NextTry = clearbox.Millis(at.UnixMilli())
 	status := l.status
 	l.mu.Unlock()
+	l.s.client.noteCircuit(l.name.peer, CircuitTxn, at.Sub(l.s.opts.Now()))
 	l.save(ctx, status)
 }
 
@@ -138,6 +139,7 @@ func (l *senderLane) succeeded(ctx context.Context) {
 	l.mu.Unlock()
 	if recovered {
 		l.s.opts.Log.Info("peer answers again", "peer", string(l.name.peer))
+		l.s.client.noteCircuit(l.name.peer, CircuitTxn, 0)
 		l.s.client.Contact(l.name.peer)
 	}
 	if write {

@@ -3,6 +3,7 @@ package federation
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/clearbox-im/clearbox"
 )
@@ -78,14 +79,13 @@ func accountFrom(w *accountAnswer, server clearbox.ServerName) (Account, error) 
 	return a, nil
 }
 
-// ask makes one directory question. Its breaker is apart from that of the
-// queues: a peer whose queue is backing off still gets one question every ten
-// seconds (federation.md, 8).
+// ask makes one directory question on the claim circuit: a peer whose queue is
+// backing off still gets one every ten seconds.
 func (c *Client) ask(ctx context.Context, server clearbox.ServerName, path string, question, into any) error {
 	if _, err := c.peers.Peer(ctx, server); err != nil {
 		return err // before anything is remembered about a name that a user typed
 	}
-	if c.breakerOpen(server) {
+	if !c.mayProbe(server, CircuitClaim) {
 		return clearbox.Errorf(clearbox.CodePeerUnreachable, "the other server does not answer at the moment")
 	}
 	body, err := encoder.Marshal(question)
@@ -94,7 +94,11 @@ func (c *Client) ask(ctx context.Context, server clearbox.ServerName, path strin
 	}
 	answer, err := c.Call(ctx, server, path, body, MaxDirectory)
 	if ctx.Err() == nil {
-		c.setBreaker(server, clearbox.CodeOf(err) == clearbox.CodePeerUnreachable)
+		wait := time.Duration(0)
+		if clearbox.CodeOf(err) == clearbox.CodePeerUnreachable {
+			wait = probeEvery
+		}
+		c.noteCircuit(server, CircuitClaim, wait)
 	}
 	if err != nil {
 		return questionError(err)
@@ -122,22 +126,3 @@ func questionError(err error) error {
 	}
 	return clearbox.Wrap(clearbox.CodePeerUnreachable, "the other server does not answer at the moment", err)
 }
-
-func (c *Client) breakerOpen(server clearbox.ServerName) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	k, now := c.entry(server), c.opts.Now()
-	return k.closed.After(now) && k.closed.Sub(now) <= probeEvery
-}
-
-func (c *Client) setBreaker(server clearbox.ServerName, open bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	k := c.entry(server)
-	if k.closed = c.opts.Now(); open {
-		k.closed = k.closed.Add(probeEvery)
-	}
-}
-
-// Contact notes that the peer is there: directory questions are asked again.
-func (c *Client) Contact(server clearbox.ServerName) { c.setBreaker(server, false) }

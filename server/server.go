@@ -277,7 +277,7 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 		Requeue: s.delivery.Requeue,
 	}
 	if s.peering != nil {
-		deeds.Peers, deeds.Retry, deeds.Paths = s.peering, s.peering.Retry, s.transport.Paths
+		deeds.Peers, deeds.Retry, deeds.Paths, deeds.Circuits = s.peering, s.peering.Retry, s.transport.Paths, s.client.Open
 	}
 	deeds.Identity = s.identity.Public
 	checks := []api.Check{{Name: "store", Probe: s.store.Ping}, {Name: "disk", Probe: func(context.Context) error { return s.disk.admit() }}}

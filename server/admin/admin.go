@@ -21,6 +21,7 @@ import (
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/crypto/keys"
+	"github.com/clearbox-im/clearbox/federation"
 	"github.com/clearbox-im/clearbox/federation/transport"
 	"github.com/clearbox-im/clearbox/server/auth"
 	"github.com/clearbox-im/clearbox/server/wire"
@@ -74,6 +75,8 @@ type Options struct {
 	Ready  func(context.Context) []wire.ReadyCheck                                             // nil: no checks
 	Reload func(context.Context) (wire.AdminReload, error)                                     // nil: refused
 	Retry  func(context.Context, clearbox.ServerName) (woken []clearbox.ServerName, err error) // "" is every peer; nil: refused
+	// Circuits tells what fails towards a peer; nil: nothing is known.
+	Circuits func(clearbox.ServerName) []federation.OpenCircuit
 	// Requeue asks the senders of dead letters for their messages (server/delivery); nil: refused.
 	Requeue func(ctx context.Context, deed storage.AuditEntry, pick storage.DeadPick) (asked, left int, err error)
 	Paths   func() []transport.PathState // how peers are reached; nil: nothing is known

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/federation"
 	"github.com/clearbox-im/clearbox/server/admin"
 	"github.com/clearbox-im/clearbox/server/auth"
 	"github.com/clearbox-im/clearbox/server/wire"
@@ -68,6 +69,9 @@ func newWorld(t *testing.T) *world {
 		},
 		Retry: func(_ context.Context, s clearbox.ServerName) ([]clearbox.ServerName, error) {
 			return []clearbox.ServerName{"b.test"}, nil
+		},
+		Circuits: func(clearbox.ServerName) []federation.OpenCircuit {
+			return []federation.OpenCircuit{{Circuit: federation.CircuitClaim, Since: start, Until: start.Add(time.Second)}}
 		},
 		Requeue: func(_ context.Context, deed storage.AuditEntry, pick storage.DeadPick) (int, int, error) {
 			if pick.No == 99 {
@@ -480,7 +484,8 @@ func TestPagesAndStatus(t *testing.T) {
 		t.Errorf("status: %+v, %v", st, err)
 	}
 	fed, err := w.admin.FedStatus(ctx, admin.Local())
-	if err != nil || len(fed.Peers) != 1 || fed.Peers[0].Failures != 3 || fed.Mode != "allowlist" {
+	if err != nil || len(fed.Peers) != 1 || fed.Peers[0].Failures != 3 || fed.Mode != "allowlist" ||
+		len(fed.Peers[0].Circuits) != 1 || fed.Peers[0].Circuits[0].Circuit != "claim" {
 		t.Errorf("fed status: %+v, %v", fed, err)
 	}
 	w.reload = errors.New("3 mistakes in the configuration")

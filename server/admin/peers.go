@@ -194,7 +194,22 @@ func (s *Service) FedStatus(ctx context.Context, a Actor) (wire.AdminFedStatus, 
 		return st, fmt.Errorf("read the outgoing queues: %w", err)
 	}
 	s.showPaths(st.Peers)
+	s.showCircuits(st.Peers)
 	return st, nil
+}
+
+// showCircuits adds what fails towards each peer.
+func (s *Service) showCircuits(rows []wire.AdminFedQueue) {
+	if s.o.Circuits == nil {
+		return
+	}
+	for i := range rows {
+		for _, o := range s.o.Circuits(rows[i].Server) {
+			rows[i].Circuits = append(rows[i].Circuits, wire.AdminCircuit{
+				Circuit: string(o.Circuit), Since: clearbox.Millis(o.Since.UnixMilli()), Until: clearbox.Millis(o.Until.UnixMilli()),
+			})
+		}
+	}
 }
 
 // showPaths adds by which protocol each peer is reached now. Of several

@@ -241,9 +241,19 @@ type AdminFedQueue struct {
 	Trouble     string              `json:"trouble,omitempty"` // kind of LastError: dns, address, refused, tcp, tls, timeout, http, busy, key, clock, refusal, too_large, identity, protocol
 	Since       clearbox.Millis     `json:"since,omitempty"`   // no attempt has succeeded since
 	ClockOffset int64               `json:"clock_offset_ms,omitempty"`
+	Circuits    []AdminCircuit      `json:"circuits,omitempty"` // those that do not let everything through
 
 	Protocol      string          `json:"protocol,omitempty"`        // h2 or h3: of the connection in use, empty without one
 	H3BrokenUntil clearbox.Millis `json:"h3_broken_until,omitempty"` // HTTP/3 did not get through and is not tried before
+}
+
+// AdminCircuit is a kind of traffic to a peer that failed and waits, apart from
+// the others: txn (the queue), claim (questions that a person waits for), media
+// or rights.
+type AdminCircuit struct {
+	Circuit string          `json:"circuit"`
+	Since   clearbox.Millis `json:"since"` // of its first failure in a row
+	Until   clearbox.Millis `json:"until"` // when the next attempt may be made
 }
 
 // AdminFedRetry is the body of POST /admin/fed/retry, answered by AdminFedRetried.

@@ -231,6 +231,9 @@ func (c *fedStatus) Run(x *call) error {
 			if s := peerTrouble(&st.Peers[i], time.Now()); s != "" {
 				x.printf("%s\n", s)
 			}
+			if s := circuitTrouble(&st.Peers[i], time.Now()); s != "" {
+				x.printf("%s\n", s)
+			}
 		}
 	})
 	return nil

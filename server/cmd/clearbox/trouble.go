@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -52,6 +53,25 @@ func peerTrouble(p *wire.AdminFedQueue, now time.Time) string {
 		s += ", next attempt at " + clock(p.NextTry, now)
 	}
 	return s
+}
+
+// circuits says what kinds of traffic carry (federation.Circuit); the queue has
+// its own sentence.
+var circuits = map[string]string{"claim": "questions about people and their keys", "media": "attachments", "rights": "requests under data protection law"}
+
+// circuitTrouble is a sentence about what beside messages a peer does not
+// answer, empty when there is nothing.
+func circuitTrouble(p *wire.AdminFedQueue, now time.Time) string {
+	var parts []string
+	for _, c := range p.Circuits {
+		if what := circuits[c.Circuit]; what != "" {
+			parts = append(parts, fmt.Sprintf("%s since %s", what, clock(c.Since, now)))
+		}
+	}
+	if len(parts) == 0 {
+		return ""
+	}
+	return fmt.Sprintf("%s does not answer %s", p.Server, strings.Join(parts, ", nor "))
 }
 
 func waiting(n int64) string {

@@ -35,4 +35,11 @@ func TestPeerTrouble(t *testing.T) {
 			t.Errorf("%s: %q, want %q", c.name, got, c.want)
 		}
 	}
+	q := wire.AdminFedQueue{Server: "b.example", Circuits: []wire.AdminCircuit{{Circuit: "claim", Since: at(14, 2)}, {Circuit: "txn", Since: at(13, 0)}}}
+	if got := circuitTrouble(&q, now); got != "b.example does not answer questions about people and their keys since 14:02 UTC" {
+		t.Errorf("%q", got)
+	}
+	if got := circuitTrouble(&wire.AdminFedQueue{Server: "b.example"}, now); got != "" {
+		t.Errorf("%q", got)
+	}
 }
