@@ -378,7 +378,10 @@ func TestWhoMay(t *testing.T) {
 			_, err := w.admin.RequeueDead(ctx, a, wire.AdminDeadPick{Peer: "b.test"})
 			return err
 		}},
-		{"drop", "a", func(a admin.Actor) error { _, err := w.admin.DropDead(ctx, a, wire.AdminDeadPick{Peer: "b.test"}); return err }},
+		{"drop", "a", func(a admin.Actor) error {
+			_, err := w.admin.DropDead(ctx, a, wire.AdminDeadPick{Peer: "b.test"})
+			return err
+		}},
 		{"audit", "ad", func(a admin.Actor) error { _, err := w.admin.Audit(ctx, a, "", 10); return err }},
 		{"status", "ad", func(a admin.Actor) error { _, err := w.admin.Status(ctx, a); return err }},
 		{"reload", "a", func(a admin.Actor) error { _, err := w.admin.Reload(ctx, a); return err }},

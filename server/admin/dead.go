@@ -13,7 +13,7 @@ import (
 )
 
 const (
-	deadKept  = 14 * 24 * time.Hour // server/delivery
+	deadKept   = 14 * 24 * time.Hour // server/delivery
 	dropAtOnce = 500                 // letters dropped in one update
 )
 
