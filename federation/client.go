@@ -56,6 +56,8 @@ type knownPeer struct {
 	refetched time.Time // last refetch for an unknown key
 	fetching  bool
 	circuits  map[Circuit]*breaker
+	ahead     time.Duration // of its clock, by the last greeting
+	greeted   bool          // ahead is known
 
 	seen    string              // the highest version that the document of ours offers which the peer holds; "" if it did not say
 	alerted map[Alert]time.Time // when an operator was told last
@@ -462,6 +464,7 @@ func (c *Client) hello(ctx context.Context, server clearbox.ServerName) Hello {
 // is fetched; one sequence with two hashes, and a document in our name that is
 // not ours, are split views.
 func (c *Client) compare(ctx context.Context, server clearbox.ServerName, h *Hello) {
+	c.noteClock(server, h.Clock)
 	theirs := c.Document(ctx, server)
 	switch {
 	case theirs == nil || h.Seq > theirs.Seq:

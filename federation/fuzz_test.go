@@ -47,6 +47,28 @@ func goldenTransaction(t testing.TB) []byte {
 	return b
 }
 
+func FuzzEphemeral(f *testing.F) {
+	b, _, err := federation.EncodeEphemeral(fleetings())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte{0xa0})
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		items, err := federation.DecodeEphemeral(raw)
+		if err != nil {
+			return
+		}
+		again, n, err := federation.EncodeEphemeral(items)
+		if err != nil || n != len(items) {
+			t.Fatalf("%d of %d items, %v", n, len(items), err)
+		}
+		if back, err := federation.DecodeEphemeral(again); err != nil || len(back) != len(items) {
+			t.Fatalf("%d items became %d, %v", len(items), len(back), err)
+		}
+	})
+}
+
 func FuzzTransaction(f *testing.F) {
 	f.Add(goldenTransaction(f))
 	f.Add(goldenItems(f, federation.ClassMessage, sealedItem(f), bounceByRef(f)))

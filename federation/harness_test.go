@@ -71,6 +71,8 @@ type node struct {
 	self   *federation.Self
 	client *federation.Client
 	sender *federation.Sender
+	brief  *federation.Ephemera
+	heard  heard
 	inbox  atomic.Pointer[federation.Inbox] // the peer's requests meet a restart
 	cancel context.CancelFunc
 	done   sync.WaitGroup
@@ -141,8 +143,32 @@ func (n *node) open() {
 	n.sender = federation.NewSender(n.client, n.outbox, federation.SenderOptions{Now: n.now, Random: random, Window: n.window, BatchDelay: n.delay})
 	n.self.OnDocument(n.sender.Greet)
 	n.inbox.Store(federation.NewInbox(n.self, n.client, n.acceptor, n.dir, federation.InboxOptions{
-		Now: n.now, Contact: n.sender.Wake, EnvelopesPerSecond: n.rate,
+		Now: n.now, Contact: n.sender.Wake, EnvelopesPerSecond: n.rate, Ephemeral: n.heard.add,
 	}))
+	n.brief = federation.NewEphemera(n.client, federation.EphemeraOptions{Now: n.now})
+}
+
+// heard keeps what came in the ephemeral class.
+type heard struct {
+	mu       sync.Mutex
+	items    []federation.Fleeting
+	requests int
+}
+
+func (h *heard) add(_ context.Context, _ clearbox.ServerName, items []federation.Fleeting) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.items = append(h.items, items...)
+	h.requests++
+}
+
+// take gives what came since the last time.
+func (h *heard) take() []federation.Fleeting {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	items := h.items
+	h.items = nil
+	return items
 }
 
 // alertLog keeps what operators are told.
@@ -180,7 +206,7 @@ func (l *lockedRandom) Read(b []byte) (int, error) {
 func (n *node) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	n.cancel = cancel
-	for _, run := range []func(context.Context) error{n.self.Run, n.client.Run, n.sender.Run} {
+	for _, run := range []func(context.Context) error{n.self.Run, n.client.Run, n.sender.Run, n.brief.Run} {
 		n.done.Go(func() { _ = run(ctx) }) // ends with the context's error
 	}
 }

@@ -47,9 +47,12 @@ type InboxOptions struct {
 	BytesPerSecond     int      // per peer; default 40 MiB, negative for no limit
 	MaxNonces          int      // per peer; default DefaultMaxNonces
 	Contact            func(clearbox.ServerName)
-	Handshake          Handshake // nil refuses PathPeering
-	Now                func() time.Time
-	Log                *slog.Logger
+	// Ephemeral takes what came in time, from an active peer; nil refuses the class. Nothing of it may be stored, and
+	// nothing is told to the peer.
+	Ephemeral func(ctx context.Context, peer clearbox.ServerName, items []Fleeting)
+	Handshake Handshake // nil refuses PathPeering
+	Now       func() time.Time
+	Log       *slog.Logger
 }
 
 // Inbox is the HTTP handler for everything below /fed/v1/ and the well-known
@@ -115,6 +118,8 @@ func (in *Inbox) endpoint(path string) (endpoint, bool) {
 		return endpoint{limit: MaxSmallBody, handle: in.resolve, bucket: questions}, true
 	case PathDevices:
 		return endpoint{limit: MaxSmallBody, handle: in.devices, bucket: questions}, true
+	case PathEphemeral:
+		return endpoint{limit: MaxEphemeral, handle: in.ephemeral, bucket: fleeting}, in.opts.Ephemeral != nil
 	case PathClaim:
 		return endpoint{limit: MaxSmallBody, handle: in.claim, bucket: claims}, true
 	}
@@ -123,6 +128,7 @@ func (in *Inbox) endpoint(path string) (endpoint, bool) {
 
 func questions(q *quota) *rate.Limiter { return q.questions }
 func claims(q *quota) *rate.Limiter    { return q.claims }
+func fleeting(q *quota) *rate.Limiter  { return q.ephemeral }
 
 // ServeHTTP answers one request.
 func (in *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {

@@ -19,6 +19,7 @@ const (
 	PathDevices   = "/fed/v1/devices"
 	PathClaim     = "/fed/v1/prekeys/claim"
 	PathPeering   = "/fed/v1/peering"
+	PathEphemeral = "/fed/v1/ephemeral"
 )
 
 // The media types of bodies.

@@ -16,6 +16,7 @@ const (
 	maxConcurrent             = 16 // requests of one peer past the signature at one time
 	questionsPerSecond        = 50 // directory questions of one peer
 	claimsPerSecond           = 10 // of one peer (federation.md, 11)
+	ephemeralPerSecond        = 20 // requests of one peer
 	handshakesPerSecond       = 2  // of all strangers together
 )
 
@@ -29,8 +30,8 @@ type quotas struct {
 }
 
 type quota struct {
-	envelopes, bytes, questions, claims *rate.Limiter
-	running                             int
+	envelopes, bytes, questions, claims, ephemeral *rate.Limiter
+	running                                        int
 }
 
 func newQuotas(envelopes, bytes int) *quotas {
@@ -64,6 +65,7 @@ func (q *quotas) of(peer clearbox.ServerName) *quota {
 			bytes:     rate.NewLimiter(rate.Limit(q.bytes), int(q.bytes)),
 			questions: rate.NewLimiter(questionsPerSecond, 5*questionsPerSecond),
 			claims:    rate.NewLimiter(claimsPerSecond, 5*claimsPerSecond),
+			ephemeral: rate.NewLimiter(ephemeralPerSecond, 5*ephemeralPerSecond),
 		}
 		q.peers[peer] = p
 	}
