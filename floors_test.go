@@ -40,6 +40,7 @@ var floors = map[string]int{
 	"storage":                       10,
 	"storage/keystore":              11,
 	"federation":                    10,
+	"federation/conformance":        11,
 	"federation/transport":          20,
 	"server/wire":                   10,
 	"server/config":                 10,

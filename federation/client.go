@@ -432,21 +432,33 @@ func (c *Client) Hello(ctx context.Context, server clearbox.ServerName, own ...P
 	greeting.Streams = own
 	asked := c.askAround(ctx, server)
 	greeting.Gossip = asked.request()
-	body, err := encoder.Marshal(greeting)
+	body, err := EncodeHello(&greeting)
 	if err != nil {
-		return nil, clearbox.Wrap(clearbox.CodeInternal, "the greeting could not be encoded", err)
+		return nil, err
 	}
 	raw, err := c.Call(ctx, server, PathHello, body, MaxSmallBody)
 	if err != nil {
 		return nil, err
 	}
-	var h Hello
-	if err := decodeBody(raw, &h); err != nil {
+	h, err := DecodeHello(raw)
+	if err != nil {
 		return nil, err
 	}
-	c.compare(ctx, server, &h)
+	c.compare(ctx, server, h)
 	c.listen(ctx, server, asked, h.Gossip)
-	return &h, nil
+	return h, nil
+}
+
+// Greeting is the body of a greeting for the peer, without streams and gossip.
+func (c *Client) Greeting(ctx context.Context, server clearbox.ServerName) ([]byte, error) {
+	h := c.hello(ctx, server)
+	return EncodeHello(&h)
+}
+
+// Send sends a request as it is, for whoever looks at a peer from outside the
+// protocol. The caller closes the answer's body.
+func (c *Client) Send(t Target, req *http.Request) (*http.Response, error) {
+	return c.transport.Do(req.Context(), t, req)
 }
 
 func (c *Client) hello(ctx context.Context, server clearbox.ServerName) Hello {

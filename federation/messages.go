@@ -168,6 +168,24 @@ func codeOfStatus(status int) clearbox.Code {
 	return clearbox.CodeUnavailable
 }
 
+// EncodeHello gives the body of a greeting.
+func EncodeHello(h *Hello) ([]byte, error) {
+	b, err := encoder.Marshal(h)
+	if err != nil {
+		return nil, clearbox.Wrap(clearbox.CodeInternal, "the greeting could not be encoded", err)
+	}
+	return b, nil
+}
+
+// DecodeHello reads a greeting or the answer to it.
+func DecodeHello(b []byte) (*Hello, error) {
+	var h Hello
+	if err := decodeBody(b, &h); err != nil {
+		return nil, err
+	}
+	return &h, nil
+}
+
 // EncodePeering gives the body of a PeeringRequest.
 func EncodePeering(r *PeeringRequest) ([]byte, error) {
 	b, err := encoder.Marshal(r)

@@ -101,6 +101,9 @@ func fault(f Fault) *ProfileError {
 	return &ProfileError{Fault: f, Code: code}
 }
 
+// ContentDigest is the value of Content-Digest for a body.
+func ContentDigest(body []byte) string { return digestHeader(sha256.Sum256(body)) }
+
 // digestHeader is the value of Content-Digest (RFC 9530, 2).
 func digestHeader(sum [sha256.Size]byte) string {
 	return "sha-256=:" + base64.StdEncoding.EncodeToString(sum[:]) + ":"
