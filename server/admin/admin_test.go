@@ -170,6 +170,10 @@ func (p *peering) Remove(ctx context.Context, deed storage.AuditEntry, server cl
 	return p.set(ctx, deed, server, storage.PeerRemoved)
 }
 
+func (p *peering) Conformance(context.Context, clearbox.ServerName) (wire.AdminConformance, error) {
+	return wire.AdminConformance{}, nil
+}
+
 func (p *peering) Repin(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName, words []string) error {
 	if words[0] != "right" {
 		return clearbox.Errorf(clearbox.CodeIdentityChanged, "other words")

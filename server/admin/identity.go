@@ -93,3 +93,15 @@ func (s *Service) RepinPeer(ctx context.Context, a Actor, server clearbox.Server
 	}
 	return s.onePeer(ctx, server)
 }
+
+// Conformance asks a peer whether it keeps the protocol. Checks that fail are
+// no error.
+func (s *Service) Conformance(ctx context.Context, a Actor, server clearbox.ServerName) (wire.AdminConformance, error) {
+	peers, err := s.peering(a)
+	if err != nil {
+		return wire.AdminConformance{}, err
+	}
+	r, err := peers.Conformance(ctx, server)
+	r.Checks = notNil(r.Checks)
+	return r, found(err, errNoPeer)
+}

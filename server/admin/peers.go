@@ -21,6 +21,7 @@ type Peers interface {
 	Suspend(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName) error
 	Resume(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName) error
 	Remove(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName) error
+	Conformance(ctx context.Context, server clearbox.ServerName) (wire.AdminConformance, error)
 	Repin(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName, words []string) error
 }
 

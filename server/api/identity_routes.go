@@ -47,3 +47,12 @@ func adminRepinPeer(c *call) error {
 	out, err := c.api.parts.Admin.RepinPeer(c.ctx(), c.actor(), peer, in)
 	return c.replyOr(err, http.StatusOK, out)
 }
+
+func adminConformance(c *call) error {
+	peer, err := c.peer()
+	if err != nil {
+		return err
+	}
+	out, err := c.api.parts.Admin.Conformance(c.ctx(), c.actor(), peer)
+	return c.replyOr(err, http.StatusOK, out)
+}

@@ -145,6 +145,7 @@ func operations() []operation {
 		{post, "/admin/peers/{server}/test", admins, 0, adminTestPeer, nil},
 		{post, "/admin/peers/{server}/suspend", admins, 0, adminSuspendPeer, nil},
 		{post, "/admin/peers/{server}/resume", admins, 0, adminResumePeer, nil},
+		{post, "/admin/peers/{server}/conformance", admins, 0, adminConformance, nil},
 		{post, "/admin/peers/{server}/repin", admins, small, adminRepinPeer, nil},
 		{del, "/admin/peers/{server}", admins, 0, adminRemovePeer, nil},
 		{get, "/admin/fed/status", overseers, 0, adminFederation, nil},

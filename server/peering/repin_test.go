@@ -67,3 +67,34 @@ func TestRepin(t *testing.T) {
 		}
 	})
 }
+
+// A real peer keeps the protocol, and nothing changes at it; whoever is no
+// active peer is not asked.
+func TestConformance(t *testing.T) {
+	bubble(t, func(t *testing.T, l *lab, a, b *site) {
+		ctx := context.Background()
+		if _, err := a.service.Conformance(ctx, "b.test"); err != storage.ErrNotFound {
+			t.Errorf("a stranger: %v", err)
+		}
+		_, err := b.accept(a.invite("b.test").Token)
+		must(t, err)
+		time.Sleep(time.Minute)
+		before, _ := b.table.Stored("a.test")
+		audits := len(b.audits())
+		r, err := a.service.Conformance(ctx, "b.test")
+		must(t, err)
+		for _, c := range r.Checks {
+			if !c.OK {
+				t.Errorf("%s: %s, want %s", c.Name, c.Got, c.Want)
+			}
+		}
+		after, _ := b.table.Stored("a.test")
+		if !r.OK || len(r.Checks) < 40 || !bytes.Equal(before.Document, after.Document) || before.State != after.State || len(b.audits()) != audits {
+			t.Errorf("ok %v, %d checks", r.OK, len(r.Checks))
+		}
+		must(t, a.service.Suspend(ctx, deed("peer.suspend"), "b.test"))
+		if _, err := a.service.Conformance(ctx, "b.test"); clearbox.CodeOf(err) != clearbox.CodeConflict {
+			t.Errorf("suspended: %v", err)
+		}
+	})
+}

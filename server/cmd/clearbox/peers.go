@@ -203,9 +203,10 @@ func (c *peerRemove) Run(x *call) error {
 }
 
 type fedCommands struct {
-	Status fedStatus    `cmd:"" help:"Show what waits for each peer."`
-	Retry  fedRetry     `cmd:"" help:"Try now, instead of when the backoff ends."`
-	Dead   deadCommands `cmd:"" help:"What peers did not get."`
+	Status      fedStatus      `cmd:"" help:"Show what waits for each peer."`
+	Retry       fedRetry       `cmd:"" help:"Try now, instead of when the backoff ends."`
+	Dead        deadCommands   `cmd:"" help:"What peers did not get."`
+	Conformance fedConformance `cmd:"" help:"Ask a peer whether it keeps the protocol; nothing is changed there."`
 }
 
 type fedStatus struct{}

@@ -1,0 +1,44 @@
+package main
+
+import (
+	"fmt"
+	"net/http"
+
+	"github.com/clearbox-im/clearbox/server/wire"
+)
+
+type fedConformance struct {
+	Server string `arg:"" help:"The peer's domain."`
+}
+
+func (c *fedConformance) Run(x *call) error {
+	s, err := x.dial()
+	if err != nil {
+		return err
+	}
+	var r wire.AdminConformance
+	if err := s.do(http.MethodPost, "/admin/peers/"+segment(c.Server)+"/conformance", nil, &r); err != nil {
+		return err
+	}
+	failed := 0
+	for _, check := range r.Checks {
+		if !check.OK {
+			failed++
+		}
+	}
+	x.show(r, func() {
+		for _, check := range r.Checks {
+			if check.OK {
+				x.printf("OK    %-42s %s\n", check.Name, check.Got)
+			} else {
+				x.printf("FAIL  %-42s %s, expected %s\n", check.Name, check.Got, check.Want)
+			}
+		}
+		x.printf("%d of %d checks passed\n", len(r.Checks)-failed, len(r.Checks))
+	})
+	if !r.OK {
+		return &failure{code: exitFailed, text: fmt.Sprintf("%s does not keep the protocol in %d of %d checks", c.Server, failed, len(r.Checks)),
+			next: "tell its administrator; the checks stand in federation/testdata/vectors/attacks.json", silent: x.global.JSON}
+	}
+	return nil
+}
