@@ -30,6 +30,7 @@ type kill9Line struct {
 	Undecryptable int     `json:"undecryptable"`
 	Queued        int     `json:"still_queued"` // never accepted until the end
 	Failed        int     `json:"failed"`       // reported as failed to the sender
+	Both          int     `json:"shown_and_failed"`
 	ReadyMax      float64 `json:"ready_max_s"`
 	ReadyMedian   float64 `json:"ready_p50_s"`
 	Remote        int     `json:"sent_across_servers"`
@@ -79,6 +80,9 @@ type killWorld struct {
 	random  *rand.Rand
 	sends   int
 	kills   int
+	clients int
+	pace    int                         // sends a second, of all clients together
+	torment func(context.Context) error // what happens while the clients write
 
 	running  sync.WaitGroup // brains
 	stopRun  context.CancelFunc
@@ -92,32 +96,41 @@ type killWorld struct {
 }
 
 func (s *suite) killWorld(ctx context.Context) (*killWorld, error) {
-	w := &killWorld{random: s.random("kill9"), sends: s.scaled(killSends), kills: s.scaled(killKills)}
+	w := &killWorld{random: s.random("kill9"), sends: s.scaled(killSends), kills: s.scaled(killKills), clients: killClients, pace: killPace}
+	w.torment = w.killAll
+	return w, w.assemble(ctx, s, "kill9", func(name clearbox.ServerName) (*rig.Server, error) {
+		return s.server("kill9", rig.Setup{Name: name, Extra: "registration:\n  mode: open\n"})
+	})
+}
+
+// assemble starts two servers that are peers, and clients of both who know each
+// other.
+func (w *killWorld) assemble(ctx context.Context, s *suite, test string, server func(clearbox.ServerName) (*rig.Server, error)) error {
 	for _, name := range []clearbox.ServerName{"a.test", "b.test"} {
-		srv, err := s.server("kill9", rig.Setup{Name: name, Extra: "registration:\n  mode: open\n"})
+		srv, err := server(name)
 		if err != nil {
-			return w, err
+			return err
 		}
 		if _, err := srv.StartReady(ctx); err != nil {
-			return w, err
+			return err
 		}
 		w.servers, w.gates = append(w.servers, srv), append(w.gates, &gate{})
 	}
 	if err := rig.Peer(ctx, w.servers[0], w.servers[1]); err != nil {
-		return w, err
+		return err
 	}
-	dir := filepath.Join(s.dir, "kill9", "vaults")
+	dir := filepath.Join(s.dir, test, "vaults")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return w, err
+		return err
 	}
-	for i := range killClients {
+	for i := range w.clients {
 		p, err := join(ctx, dir, i, w.servers[i%2], w.gates[i%2])
 		if err != nil {
-			return w, err
+			return err
 		}
 		w.people = append(w.people, p)
 	}
-	return w, w.meet(ctx)
+	return w.meet(ctx)
 }
 
 // contacts of person i: neighbours at both servers.
@@ -172,7 +185,7 @@ func (w *killWorld) run(ctx context.Context) error {
 		senders.Wait()
 		close(finished)
 	}()
-	fail(w.killAll(ctx))
+	fail(w.torment(ctx))
 	<-finished
 	w.lastSend = time.Now()
 	if err := failed.Load(); err != nil {
@@ -186,7 +199,7 @@ func (w *killWorld) run(ctx context.Context) error {
 func (w *killWorld) write(ctx context.Context, i int, p *person, r *rand.Rand) error {
 	contacts := w.contacts(i)
 	share := w.sends / len(w.people)
-	pause := time.Second * time.Duration(len(w.people)) / killPace
+	pause := time.Second * time.Duration(len(w.people)) / time.Duration(w.pace)
 	for n := range share {
 		if err := sleep(ctx, time.Duration(float64(pause)*(0.5+r.Float64()))); err != nil {
 			return err
@@ -375,6 +388,8 @@ func compare(ctx context.Context, p, c *person, line *kill9Line) error {
 	}
 	for _, m := range outgoing(written) {
 		switch n := times[m.Text]; {
+		case n > 0 && m.State == core.StateFailed:
+			line.Both++
 		case n > 1:
 			line.Duplicated += n - 1
 		case n == 0 && m.State == core.StateQueued:

@@ -49,6 +49,7 @@ type Setup struct {
 	Name      clearbox.ServerName
 	Authority *Authority
 	Data      string // data folder; default: data, below the server's own
+	Public    string // host:port by which peers reach it; default: where it listens
 	Transport string // federation.transport; default: the shipped one
 	Extra     string // more YAML, whole sections
 }
@@ -79,6 +80,10 @@ func NewServer(s Setup) (*Server, error) {
 		return nil, err
 	}
 	srv := &Server{Name: s.Name, Dir: dir, Address: address, Authority: s.Authority, Binary: s.Binary}
+	public := s.Public
+	if public == "" {
+		public = address
+	}
 	transport := ""
 	if s.Transport != "" {
 		transport = "  transport: " + s.Transport + "\n"
@@ -100,7 +105,7 @@ federation:
   ca_file: tls/ca.pem
 %slog:
   level: warn
-%s`, s.Name, data, address, s.Name, address, transport, s.Extra)
+%s`, s.Name, data, public, s.Name, address, transport, s.Extra)
 	return srv, os.WriteFile(srv.ConfigPath(), []byte(yaml), 0o600)
 }
 
