@@ -145,7 +145,7 @@ var rules = []rule{
 var rooms = map[string][]string{
 	"github.com/go-chi/chi/...":           {"server/api"},
 	"github.com/lestrrat-go/jwx/...":      {"server/auth"},
-	"github.com/quic-go/quic-go/...":      {"federation/transport", "server"},
+	"github.com/quic-go/quic-go/...":      {"federation/transport", "server", "server/servertest"},
 	"github.com/rabbitmq/amqp091-go/...":  {"storage/rabbit"},
 	"modernc.org/...":                     {"storage", "storage/keystore"},
 	"github.com/jackc/pgx/...":            {"storage", "storage/keystore"},

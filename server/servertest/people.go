@@ -151,9 +151,10 @@ func (w *World) Wait(what string, most time.Duration, done func() bool) time.Dur
 // settle mends everything and waits until every message has met its fate.
 func (w *World) settle() {
 	w.T.Helper()
-	w.Wires.mu.Lock()
-	clear(w.Wires.cut)
-	w.Wires.mu.Unlock()
+	w.Wires.mendAll()
+	if w.Air != nil {
+		w.Air.mendAll()
+	}
 	for _, h := range w.houses {
 		if h.server == nil {
 			h.Start()

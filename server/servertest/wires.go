@@ -18,13 +18,14 @@ type Wires struct {
 	latency   time.Duration
 	listeners map[string]*listener // by address
 	cut       map[[2]string]bool   // pairs of hosts, in order
+	oneWay    map[[2]string]bool   // from one host to another
 	open      map[*conn]struct{}
 	mute      map[[2]string]bool        // who does not reach whom with new connections
 	dials     map[[2]string][]time.Time // from one host to another, also those that failed
 }
 
 func newWires() *Wires {
-	return &Wires{listeners: map[string]*listener{}, cut: map[[2]string]bool{}, open: map[*conn]struct{}{}, mute: map[[2]string]bool{}, dials: map[[2]string][]time.Time{}}
+	return &Wires{listeners: map[string]*listener{}, cut: map[[2]string]bool{}, oneWay: map[[2]string]bool{}, open: map[*conn]struct{}{}, mute: map[[2]string]bool{}, dials: map[[2]string][]time.Time{}}
 }
 
 // SetLatency delays what is written from now on, in each direction.
@@ -54,11 +55,53 @@ func (w *Wires) Cut(a, b string) {
 	}
 }
 
+// CutWay makes everything from one host to another vanish, on open connections
+// too. No new connection comes about: both ways are needed for that.
+func (w *Wires) CutWay(from, to string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.oneWay[[2]string{from, to}] = true
+	for c := range w.open {
+		if c.from == from && c.to == to {
+			c.out.blackhole()
+		}
+	}
+}
+
+// Break ends the open connections between two hosts; both ends are told.
+func (w *Wires) Break(a, b string) {
+	w.mu.Lock()
+	var broken []*conn
+	for c := range w.open {
+		if pair(c.from, c.to) == pair(a, b) {
+			broken = append(broken, c)
+		}
+	}
+	w.mu.Unlock()
+	for _, c := range broken {
+		c.Close()
+	}
+}
+
 // Mend lets new connections through. Those that were open stay dead.
 func (w *Wires) Mend(a, b string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.cut, pair(a, b))
+	delete(w.oneWay, [2]string{a, b})
+	delete(w.oneWay, [2]string{b, a})
+}
+
+func (w *Wires) mendAll() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	clear(w.cut)
+	clear(w.oneWay)
+}
+
+// dead tells whether no connection comes about; w.mu is held.
+func (w *Wires) dead(from, to string) bool {
+	return w.cut[pair(from, to)] || w.oneWay[[2]string{from, to}] || w.oneWay[[2]string{to, from}] || w.mute[[2]string{from, to}]
 }
 
 // Mute lets what one host dials at another vanish, or not any more; the other way
@@ -92,7 +135,7 @@ func (w *Wires) Listen(host, address string) (net.Listener, error) {
 func (w *Wires) Dial(ctx context.Context, host, address string) (net.Conn, error) {
 	w.mu.Lock()
 	l := w.listeners[address]
-	gone := l != nil && (w.cut[pair(host, l.host)] || w.mute[[2]string{host, l.host}])
+	gone := l != nil && w.dead(host, l.host)
 	to, _, _ := strings.Cut(address, ":")
 	way := [2]string{host, to}
 	w.dials[way] = append(w.dials[way], time.Now()) // also when nobody listens

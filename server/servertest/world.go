@@ -41,6 +41,7 @@ import (
 type World struct {
 	T     testing.TB
 	Wires *Wires
+	Air   *Air // nil without UDP
 
 	ca     *x509.Certificate
 	caKey  *ecdsa.PrivateKey
@@ -55,8 +56,21 @@ type World struct {
 // others, and checks the invariants at the end.
 func Run(t *testing.T, names []clearbox.ServerName, fn func(w *World)) {
 	t.Helper()
+	run(t, names, nil, fn)
+}
+
+// RunInAir is Run with UDP between the homeservers, so that they may speak
+// HTTP/3; what happens to packets is drawn from the seed.
+func RunInAir(t *testing.T, names []clearbox.ServerName, seed uint64, fn func(w *World)) {
+	t.Helper()
+	run(t, names, newAir(seed), fn)
+}
+
+func run(t *testing.T, names []clearbox.ServerName, air *Air, fn func(w *World)) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
+		w.Air = air
 		for _, n := range names {
 			w.addHouse(n)
 		}
@@ -110,10 +124,31 @@ func (w *World) House(name clearbox.ServerName) *House {
 
 // Partition cuts the wire between two hosts: server names, or people's
 // addresses. Nobody is told.
-func (w *World) Partition(a, b string) { w.Wires.Cut(a, b) }
+func (w *World) Partition(a, b string) {
+	w.Wires.Cut(a, b)
+	if w.Air != nil {
+		w.Air.setCut(a, b, true)
+		w.Air.setCut(b, a, true)
+	}
+}
 
-// Heal mends it.
-func (w *World) Heal(a, b string) { w.Wires.Mend(a, b) }
+// CutWay lets everything from one host to another vanish; what the other sends
+// arrives.
+func (w *World) CutWay(from, to string) {
+	w.Wires.CutWay(from, to)
+	if w.Air != nil {
+		w.Air.setCut(from, to, true)
+	}
+}
+
+// Heal mends what Partition or CutWay did to two hosts.
+func (w *World) Heal(a, b string) {
+	w.Wires.Mend(a, b)
+	if w.Air != nil {
+		w.Air.setCut(a, b, false)
+		w.Air.setCut(b, a, false)
+	}
+}
 
 // Secret names a text that no log line may hold.
 //
@@ -199,13 +234,24 @@ func (h *House) Start() {
 	logs, err := logging.New(&w.log, logging.Options{Format: "json", Level: "debug", Privacy: true, Now: time.Now, Random: rand.Reader})
 	w.must(err)
 	ready := make(chan struct{})
+	var packets func(network, address string) (net.PacketConn, error)
+	if w.Air != nil {
+		packets = func(_, address string) (net.PacketConn, error) {
+			at, err := w.resolve(string(h.Name))
+			if err != nil {
+				return nil, err
+			}
+			return w.Air.listen(string(h.Name), at[0], address)
+		}
+	}
 	h.server, err = server.New(context.Background(), h.Conf, server.Options{
-		Now:     h.now,
-		Logs:    logs,
-		Listen:  func(_, address string) (net.Listener, error) { return w.Wires.Listen(string(h.Name), address) },
-		Dial:    func(ctx context.Context, _, address string) (net.Conn, error) { return w.dialPeer(ctx, h, address) },
-		Resolve: func(_ context.Context, host string) ([]netip.Addr, error) { return w.resolve(host) },
-		Started: func() { close(ready) },
+		Now:          h.now,
+		Logs:         logs,
+		ListenPacket: packets,
+		Listen:       func(_, address string) (net.Listener, error) { return w.Wires.Listen(string(h.Name), address) },
+		Dial:         func(ctx context.Context, _, address string) (net.Conn, error) { return w.dialPeer(ctx, h, address) },
+		Resolve:      func(_ context.Context, host string) ([]netip.Addr, error) { return w.resolve(host) },
+		Started:      func() { close(ready) },
 	})
 	w.must(err)
 	ctx, cancel := context.WithCancel(context.Background())

@@ -33,6 +33,12 @@ func (s *suite) clock(ctx context.Context) (verdict, error) {
 	return goTest(ctx, "clock", 5*time.Minute, "./server/servertest", "^TestClock")
 }
 
+// weather is three servers in one bubble, in bad weather drawn from twenty
+// seeds.
+func (s *suite) weather(ctx context.Context) (verdict, error) {
+	return goTest(ctx, "weather", 15*time.Minute, "./server/servertest", "^TestThreeHousesInBadWeather$")
+}
+
 // replay is R19: 10,000 signed requests between servers are repeated, overtaken
 // and forged.
 func (s *suite) replay(ctx context.Context) (verdict, error) {
