@@ -38,7 +38,7 @@ type storm struct {
 // each other, ways are cut on both sides or on one, clocks go wrong, connections
 // break and servers restart. With CLEARBOX_LONG set there are twenty seeds.
 func TestThreeHousesInBadWeather(t *testing.T) {
-	seeds, lasts := uint64(2), time.Minute
+	seeds, lasts := uint64(1), time.Minute
 	if os.Getenv("CLEARBOX_LONG") != "" {
 		seeds, lasts = 20, 10*time.Minute
 	}

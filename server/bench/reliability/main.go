@@ -65,7 +65,7 @@ func (v *verdict) demand(ok bool, format string, args ...any) {
 
 func (s *suite) run(ctx context.Context, tests []string) error {
 	known := map[string]func(context.Context) (verdict, error){
-		"kill9": s.kill9, "outage": s.outage, "clock": s.clock, "replay": s.replay, "timing": s.timing,weather,faults, "halfopen": s.halfopen, "diskfull": s.diskfull, "malformed": s.malformed,
+		"kill9": s.kill9, "outage": s.outage, "clock": s.clock, "replay": s.replay, "timing": s.timing, "weather": s.weather, "faults": s.faults, "halfopen": s.halfopen, "diskfull": s.diskfull, "malformed": s.malformed,
 		"slow": s.slow, "leaks": s.leaks, "model": s.model, "powercut": s.powercut, "fuzz": s.fuzz,
 	}
 	for _, t := range tests {
