@@ -322,3 +322,53 @@ func BenchmarkOpen(b *testing.B) {
 		}
 	})
 }
+
+// BenchmarkOutbox is what the way to a peer costs the store: queueing,
+// dispatching and settling in an update each, n messages at a time.
+func BenchmarkOutbox(b *testing.B) {
+	const peer, class = "b.test", storage.ClassMessage
+	for _, n := range []int{1, 16, 128} {
+		b.Run(fmt.Sprint("together=", n), func(b *testing.B) {
+			w := open(b)
+			t := newTraffic(b, w, 10, 0)
+			stream := []byte("stream")
+			w.update(func(tx *storage.Tx) error {
+				return tx.SetOutStream(peer, class, storage.OutStream{Stream: stream, NextPos: 1, Fence: 1})
+			})
+			next, rows := int64(1), make([]int64, n)
+			holds := [][]byte{make([]byte, 32), t.sealed.Payload[:32]}
+			began, messages := cpu(b), 0
+			for b.Loop() {
+				w.update(func(tx *storage.Tx) error {
+					for i := range n {
+						it := &storage.OutboxItem{
+							Peer: peer, Class: class, SenderNo: t.people[i%10].user.No, Sealed: t.sealed, Expires: testStart * 2, HoldKey: holds[i%2],
+						}
+						if err := tx.PutOutbox(it); err != nil {
+							return err
+						}
+					}
+					return nil
+				})
+				w.update(func(tx *storage.Tx) error {
+					its, err := tx.OutboxBatch(peer, class, n, -1)
+					for i := range its {
+						rows[i] = its[i].Row
+					}
+					if err != nil {
+						return err
+					}
+					return tx.AssignPositions(peer, class, stream, next, rows)
+				})
+				w.update(func(tx *storage.Tx) error {
+					if _, err := tx.OutboxHeads(rows); err != nil {
+						return err
+					}
+					return tx.DeleteOutbox(rows)
+				})
+				next, messages = next+int64(n), messages+n
+			}
+			b.ReportMetric(float64((cpu(b)-began).Microseconds())/float64(messages), "cpu-us/msg")
+		})
+	}
+}

@@ -236,3 +236,52 @@ func TestSealedPayload(t *testing.T) {
 	plain, err = storage.OpenPayload(w.keys, bob.Key, ad, storage.Sealed{Payload: p.Payload, Wrapped: wrapped})
 	same(t, "the second owner", []any{string(plain), err}, []any{"hello", error(nil)})
 }
+
+// TestOutboxRuns: rows of one queue need not be consecutive, and a range
+// touches none that was not asked for.
+func TestOutboxRuns(t *testing.T) {
+	w := open(t)
+	const class = storage.ClassMessage
+	stream := []byte("epoch")
+	var rows, others []int64
+	w.update(func(tx *storage.Tx) error {
+		rows, others = nil, nil
+		must(t, tx.SetOutStream("b.test", class, storage.OutStream{Stream: stream, NextPos: 1}))
+		for _, peer := range []clearbox.ServerName{"b.test", "b.test", "c.test", "b.test", "c.test", "b.test", "b.test", "b.test"} {
+			it := &storage.OutboxItem{Peer: peer, Class: class, Sealed: storage.Sealed{Payload: []byte("12345")}, Expires: tx.Now() + 1000}
+			must(t, tx.PutOutbox(it))
+			if peer == "b.test" {
+				rows = append(rows, it.Row)
+			} else {
+				others = append(others, it.Row)
+			}
+		}
+		return nil
+	})
+	w.fails("a row of another queue", storage.ErrNotFound, func(tx *storage.Tx) error {
+		return tx.AssignPositions("b.test", class, stream, 1, []int64{rows[0], rows[1], others[0]})
+	})
+	w.update(func(tx *storage.Tx) error { return tx.AssignPositions("b.test", class, stream, 1, rows) })
+	w.fails("dispatched before", storage.ErrNotFound, func(tx *storage.Tx) error {
+		return tx.AssignPositions("b.test", class, stream, 7, rows[4:])
+	})
+	w.update(func(tx *storage.Tx) error {
+		its, err := tx.OutboxHeads(append([]int64{others[1]}, rows...))
+		for i, it := range its {
+			same(t, "position", it.Pos, int64(i)) // the other queue's item has none
+		}
+		same(t, "items", len(its), 7)
+		must(t, err)
+		return tx.DeleteOutbox(append(rows[1:], rows[1]))
+	})
+	w.view(func(tx *storage.Tx) error {
+		n, bytes, err := tx.OutboxSize("b.test", class)
+		same(t, "what is left", []int64{n, bytes}, []int64{1, 5})
+		must(t, err)
+		n, bytes, err = tx.OutboxSize("c.test", class)
+		same(t, "the neighbour's", []int64{n, bytes}, []int64{2, 10})
+		left, _ := tx.OutboxRows(append(rows, others...))
+		same(t, "rows", len(left), 3)
+		return err
+	})
+}

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"errors"
+	"iter"
 
 	"github.com/clearbox-im/clearbox"
 )
@@ -196,14 +197,38 @@ func (tx *Tx) AssignPositions(peer clearbox.ServerName, class Class, stream []by
 	if err != nil {
 		return err
 	}
-	for i, row := range rows {
-		err := tx.change("UPDATE outbox SET pos = $1, deferred_until = 0 WHERE row_no = $2 AND peer = $3 AND class = $4 AND pos = 0",
-			first+int64(i), row, string(peer), string(class))
+	for from, to := range runs(rows) {
+		// peer || '' keeps planners from walking the whole queue by its index.
+		n, err := tx.exec(`UPDATE outbox SET pos = row_no + $1, deferred_until = 0
+			WHERE row_no >= $2 AND row_no <= $3 AND peer || '' = $4 AND class = $5 AND pos = 0`,
+			first-from, from, to, string(peer), string(class))
 		if err != nil {
 			return err
 		}
+		if n != to-from+1 {
+			return ErrNotFound
+		}
+		first += n
 	}
 	return nil
+}
+
+// runs gives the first and the last of each stretch of consecutive numbers, in
+// their order. What is queued for one peer together has such numbers, and one
+// statement for a stretch costs a fraction of one for each row.
+func runs(rows []int64) iter.Seq2[int64, int64] {
+	return func(yield func(from, to int64) bool) {
+		for i := 0; i < len(rows); {
+			j := i + 1
+			for j < len(rows) && rows[j] == rows[j-1]+1 {
+				j++
+			}
+			if !yield(rows[i], rows[j-1]) {
+				return
+			}
+			i = j
+		}
+	}
 }
 
 // Dispatched gives the items with a position, in order of position: those
@@ -235,21 +260,21 @@ func (tx *Tx) OutboxRows(rows []int64) ([]OutboxItem, error) {
 // they have already read.
 func (tx *Tx) OutboxHeads(rows []int64) ([]OutboxItem, error) {
 	out := make([]OutboxItem, 0, len(rows))
-	for _, row := range rows {
-		it := OutboxItem{Row: row}
-		var id []byte
-		var attempts, first, last int64
-		err := tx.one("SELECT pos, sender_no, message_id, attempts, first_try, last_try, void FROM outbox WHERE row_no = $1", args(row),
-			&it.Pos, &it.SenderNo, &id, &attempts, &first, &last, &it.Void)
-		if err == ErrNotFound {
-			continue
-		}
+	var it OutboxItem
+	var id []byte
+	var attempts, first, last int64
+	into := []any{&it.Row, &it.Pos, &it.SenderNo, &id, &attempts, &first, &last, &it.Void}
+	for from, to := range runs(rows) {
+		err := tx.each(`SELECT row_no, pos, sender_no, message_id, attempts, first_try, last_try, void FROM outbox
+			WHERE row_no >= $1 AND row_no <= $2 ORDER BY row_no`, args(from, to), into, func() error {
+			copy(it.MessageID[:], id)
+			it.Attempts, it.FirstTry, it.LastTry = int(attempts), clearbox.Millis(first), clearbox.Millis(last)
+			out = append(out, it)
+			return nil
+		})
 		if err != nil {
 			return nil, err
 		}
-		copy(it.MessageID[:], id)
-		it.Attempts, it.FirstTry, it.LastTry = int(attempts), clearbox.Millis(first), clearbox.Millis(last)
-		out = append(out, it)
 	}
 	return out, nil
 }
@@ -260,18 +285,25 @@ func (tx *Tx) DeleteOutbox(rows []int64) error {
 	queues := map[PeerClass]freed{} // one entry, as a rule
 	var peer, class string
 	var size int64
-	for _, row := range rows {
-		err := tx.write("DELETE FROM outbox WHERE row_no = $1 RETURNING peer, class, OCTET_LENGTH(wrapped) + OCTET_LENGTH(payload)",
-			args(row), &peer, &class, &size)
-		if err == ErrNotFound {
-			continue
-		}
+	for from, to := range runs(rows) {
+		// Reading first and then deleting a plain range is cheaper than RETURNING; see AckMail.
+		found := false
+		err := tx.each(`SELECT peer, class, OCTET_LENGTH(wrapped) + OCTET_LENGTH(payload) FROM outbox
+			WHERE row_no >= $1 AND row_no <= $2`, args(from, to), []any{&peer, &class, &size}, func() error {
+			q := PeerClass{clearbox.ServerName(peer), Class(class)}
+			f := queues[q]
+			queues[q], found = freed{f.items + 1, f.bytes + size}, true
+			return nil
+		})
 		if err != nil {
 			return err
 		}
-		q := PeerClass{clearbox.ServerName(peer), Class(class)}
-		f := queues[q]
-		queues[q] = freed{f.items + 1, f.bytes + size}
+		if !found {
+			continue
+		}
+		if _, err := tx.exec("DELETE FROM outbox WHERE row_no >= $1 AND row_no <= $2", from, to); err != nil {
+			return err
+		}
 	}
 	for q, f := range queues {
 		err := tx.change("UPDATE out_streams SET items = items - $1, bytes = bytes - $2 WHERE peer = $3 AND class = $4",
