@@ -235,7 +235,15 @@ func queueTables() []table {
 		{"peers", []fate{
 			same(NotPersonal, "federate", BasisNone, ExportNo, EraseNothing, "while the peering is known",
 				"server", "state", "pin", "identity_key", "document", "seq", "endpoints", "country", "allow_private", "direction", "clock_offset",
-				"last_seen", "last_try", "created", "failures", "next_try", "last_error", "trouble", "failing_since"),
+				"last_seen", "last_try", "created", "failures", "next_try", "last_error", "trouble", "failing_since",
+				"first_use", "probation_until", "features", "envelopes_per_second", "bytes_per_second", "state_since", "steps"),
+		}},
+		{"peer_blocks", []fate{
+			same(NotPersonal, "exchange nothing with a server", BasisNone, ExportNo, EraseNothing, "until it ends", "name", "reason", "created", "expires"),
+		}},
+		{"peer_alerts", []fate{
+			same(NotPersonal, "tell administrators about trouble with a peer", BasisNone, ExportNo, EraseNothing, "12 months after it was resolved",
+				"peer", "kind", "since", "last", "count", "resolved"),
 		}},
 		{"peer_invites", []fate{
 			same(NotPersonal, "begin a peering", BasisNone, ExportNo, EraseNothing, "12 months after the end", "hash", "server", "country", "expires", "used"),

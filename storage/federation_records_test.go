@@ -55,6 +55,8 @@ func TestPeers(t *testing.T) {
 		Server: "b.test", State: storage.PeerActive, Pin: []byte("pin"), Identity: []byte("id"), Document: []byte("doc"), Seq: 3,
 		Endpoints: []string{"https://h.b.test:8448"}, Country: "DE", AllowPrivate: true, Direction: "both", ClockOffset: -1500,
 		LastSeen: 1, LastTry: 2, Failures: 4, NextTry: 5, LastError: clearbox.CodePeerUnreachable, Trouble: "dns", Since: 2,
+		FirstUse: true, ProbationUntil: 6, Features: []string{"presence"}, Envelopes: 10, Bytes: 1 << 20, StateSince: 7,
+		Steps: []storage.PeerStep{{Name: "traffic", Done: 8}, {Name: "queue"}},
 	}
 	w.update(func(tx *storage.Tx) error {
 		must(t, tx.PutPeer(&p))

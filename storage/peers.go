@@ -2,6 +2,7 @@ package storage
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/clearbox-im/clearbox"
@@ -16,6 +17,7 @@ const (
 	PeerPending   PeerState = "pending"
 	PeerActive    PeerState = "active"
 	PeerSuspended PeerState = "suspended"
+	PeerLeaving   PeerState = "leaving" // the peering is being ended, step by step
 	PeerRemoved   PeerState = "removed"
 )
 
@@ -40,32 +42,61 @@ type Peer struct {
 	LastError    clearbox.Code
 	Trouble      string          // the kind of LastError, "" after a success
 	Since        clearbox.Millis // first failure after the last success, 0 after a success
+
+	FirstUse       bool            // nobody here agreed to the peering: it was made in mode open by the first contact
+	ProbationUntil clearbox.Millis // until then its quotas are smaller; 0 = none
+	Features       []string        // beyond messages, what is exchanged with it
+	Envelopes      int64           // a second that it may bring; 0 = as all peers
+	Bytes          int64           // the same
+	StateSince     clearbox.Millis // when State began; 0 = not known
+	Steps          []PeerStep      // of the end of the peering, in order
+}
+
+// PeerStep is one step in ending a peering.
+type PeerStep struct {
+	Name string          `json:"name"`
+	Done clearbox.Millis `json:"done,omitempty"` // 0 = still to do
 }
 
 const peerColumns = `server, state, pin, identity_key, document, seq, endpoints, country, allow_private, direction, clock_offset,
-	last_seen, last_try, created, failures, next_try, last_error, trouble, failing_since`
+	last_seen, last_try, created, failures, next_try, last_error, trouble, failing_since, first_use, probation_until, features,
+	envelopes_per_second, bytes_per_second, state_since, steps`
 
 // PutPeer stores a peer, new or known. A zero Created means now.
 func (tx *Tx) PutPeer(p *Peer) error {
 	if p.Created == 0 {
 		p.Created = tx.now
 	}
-	endpoints, err := json.Marshal(p.Endpoints)
-	if err != nil {
-		return err
+	lists := make([]any, 3)
+	for i, list := range [...]any{p.Endpoints, notNil(p.Features), notNil(p.Steps)} {
+		text, err := json.Marshal(list)
+		if err != nil {
+			return err
+		}
+		lists[i] = string(text)
 	}
-	_, err = tx.exec("INSERT INTO peers ("+peerColumns+`)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
+	_, err := tx.exec("INSERT INTO peers ("+peerColumns+`)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, $20, $21, $22, $23, $24, $25, $26)
 		ON CONFLICT (server) DO UPDATE SET state = excluded.state, pin = excluded.pin, identity_key = excluded.identity_key,
 		document = excluded.document, seq = excluded.seq, endpoints = excluded.endpoints, country = excluded.country,
 		allow_private = excluded.allow_private, direction = excluded.direction, clock_offset = excluded.clock_offset,
 		last_seen = excluded.last_seen, last_try = excluded.last_try, created = excluded.created, failures = excluded.failures,
 		next_try = excluded.next_try, last_error = excluded.last_error, trouble = excluded.trouble,
-		failing_since = excluded.failing_since`,
-		string(p.Server), string(p.State), p.Pin, p.Identity, p.Document, p.Seq, string(endpoints), p.Country, number(p.AllowPrivate),
+		failing_since = excluded.failing_since, first_use = excluded.first_use,
+		probation_until = excluded.probation_until, features = excluded.features, envelopes_per_second = excluded.envelopes_per_second,
+		bytes_per_second = excluded.bytes_per_second, state_since = excluded.state_since, steps = excluded.steps`,
+		string(p.Server), string(p.State), p.Pin, p.Identity, p.Document, p.Seq, lists[0], p.Country, number(p.AllowPrivate),
 		p.Direction, p.ClockOffset, int64(p.LastSeen), int64(p.LastTry), int64(p.Created), int64(p.Failures), int64(p.NextTry), string(p.LastError),
-		p.Trouble, int64(p.Since))
+		p.Trouble, int64(p.Since), number(p.FirstUse), int64(p.ProbationUntil), lists[1], p.Envelopes, p.Bytes, int64(p.StateSince), lists[2])
 	return err
+}
+
+// notNil makes lists that are written as [] rather than null.
+func notNil[T any](list []T) []T {
+	if list == nil {
+		return []T{}
+	}
+	return list
 }
 
 // Peer finds a peer.
@@ -88,17 +119,26 @@ func (tx *Tx) Peers() ([]Peer, error) {
 func (tx *Tx) peers(query string, a ...any) ([]Peer, error) {
 	var ps []Peer
 	var p Peer
-	var server, state, endpoints, lastError string
-	var seen, tried, created, failures, next, since int64
+	var server, state, endpoints, features, steps, lastError string
+	var seen, tried, created, failures, next, since, probation, stateSince int64
 	dest := []any{&server, &state, &p.Pin, &p.Identity, &p.Document, &p.Seq, &endpoints, &p.Country, &p.AllowPrivate, &p.Direction,
-		&p.ClockOffset, &seen, &tried, &created, &failures, &next, &lastError, &p.Trouble, &since}
+		&p.ClockOffset, &seen, &tried, &created, &failures, &next, &lastError, &p.Trouble, &since,
+		&p.FirstUse, &probation, &features, &p.Envelopes, &p.Bytes, &stateSince, &steps}
 	err := tx.each(query, a, dest, func() error {
 		p.Server, p.State, p.Failures, p.LastError = clearbox.ServerName(server), PeerState(state), int(failures), clearbox.Code(lastError)
 		p.LastSeen, p.LastTry = clearbox.Millis(seen), clearbox.Millis(tried)
 		p.Created, p.NextTry, p.Since = clearbox.Millis(created), clearbox.Millis(next), clearbox.Millis(since)
-		p.Endpoints = nil
-		if err := json.Unmarshal([]byte(endpoints), &p.Endpoints); err != nil {
-			return fmt.Errorf("read a peer's endpoints: %w", err)
+		p.ProbationUntil, p.StateSince = clearbox.Millis(probation), clearbox.Millis(stateSince)
+		p.Endpoints, p.Features, p.Steps = nil, nil, nil
+		err := errors.Join(json.Unmarshal([]byte(endpoints), &p.Endpoints), json.Unmarshal([]byte(features), &p.Features), json.Unmarshal([]byte(steps), &p.Steps))
+		if err != nil {
+			return fmt.Errorf("read the lists of a peer: %w", err)
+		}
+		if len(p.Features) == 0 {
+			p.Features = nil
+		}
+		if len(p.Steps) == 0 {
+			p.Steps = nil
 		}
 		ps = append(ps, p)
 		return nil
@@ -115,6 +155,7 @@ func (tx *Tx) DeletePeer(server clearbox.ServerName) error {
 		"DELETE FROM out_streams WHERE peer = $1 AND items = 0",
 		"DELETE FROM claims WHERE peer = $1",
 		"DELETE FROM remote_users WHERE server = $1",
+		"DELETE FROM peer_alerts WHERE peer = $1",
 	} {
 		if _, err := tx.exec(q, string(server)); err != nil {
 			return err
