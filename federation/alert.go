@@ -10,12 +10,14 @@ import (
 // Alert is a kind of trouble with a peer that a person must look at.
 type Alert string
 
-// The kinds of alerts about identities, documents and versions.
+// The kinds of alerts. The words are stored and shown; they are only added to.
 const (
 	AlertRollback  Alert = "rollback"         // an older document than the stored one, or another one under its sequence
 	AlertIdentity  Alert = "identity_changed" // a document of another identity than the pinned one
 	AlertSplitView Alert = "split_view"       // a server shows different documents to different servers
 	AlertDowngrade Alert = "downgrade"        // a lower protocol version than both sides speak
+	AlertClock     Alert = "clock_skew"       // a clock that is too far off to be corrected
+	AlertParked    Alert = "queue_parked"     // the peer refuses our messages: suspended, or unknown there
 )
 
 // alertEvery is how often one kind is told about one peer.

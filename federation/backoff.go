@@ -113,6 +113,9 @@ func classify(err error) (reaction, *RefusedError) {
 	if r.RetryAfter > 0 && (r.Status == 429 || r.Status == 503) {
 		return reactWait, r
 	}
+	if r.RetryAfter > 0 && r.Code == clearbox.CodeUnknownPeer {
+		return reactWait, r // it is about to know us
+	}
 	if !r.Signed {
 		return reactGrow, r
 	}

@@ -27,8 +27,12 @@ type ClientOptions struct {
 	Now    func() time.Time // default time.Now
 	Random io.Reader        // safe for concurrent use; default crypto/rand
 	Log    *slog.Logger     // default discards
-	Alert  func(peer clearbox.ServerName, kind Alert)
-	Gossip bool // compares with peers what servers that both know show them
+	// Alert tells an operator, at most once an hour for each peer and kind. It may take as long as a
+	// write to the store; nil tells nobody.
+	Alert func(peer clearbox.ServerName, kind Alert)
+	// Strangers makes peers of servers that nobody agreed with; nil makes none.
+	Strangers Strangers
+	Gossip    bool // compares with peers what servers that both know show them
 }
 
 // Client makes signed requests to peers and verifies their answers. It is safe
@@ -39,7 +43,8 @@ type Client struct {
 	transport Transport
 	opts      ClientOptions
 
-	fetch chan clearbox.ServerName // documents to fetch in the background; capacity fetchQueue, what does not fit is asked for again by the next request
+	strangers *strangers
+	fetch     chan clearbox.ServerName // documents to fetch in the background; capacity fetchQueue, what does not fit is asked for again by the next request
 
 	mu    sync.Mutex // guards known and what it points to; never held across a call
 	known map[clearbox.ServerName]*knownPeer
@@ -76,7 +81,7 @@ func NewClient(self *Self, peers Peers, transport Transport, opts ClientOptions)
 		opts.Log = slog.New(slog.DiscardHandler)
 	}
 	return &Client{self: self, peers: peers, transport: transport, opts: opts,
-		fetch: make(chan clearbox.ServerName, fetchQueue), known: map[clearbox.ServerName]*knownPeer{}}
+		strangers: newStrangers(), fetch: make(chan clearbox.ServerName, fetchQueue), known: map[clearbox.ServerName]*knownPeer{}}
 }
 
 // Run fetches documents in the background. It blocks until ctx ends.
@@ -93,6 +98,9 @@ func (c *Client) Run(ctx context.Context) error {
 				}
 			}
 		})
+	}
+	for range strangerWorkers {
+		wg.Go(func() { c.meetStrangers(ctx) })
 	}
 	wg.Wait()
 	return ctx.Err()
@@ -306,7 +314,7 @@ func unreachable(err error) error {
 // clearbox.CodePeerUnreachable, CodeUnknownPeer or CodePeerBlocked. One wrong
 // clock and one unknown key of the peer are corrected on the way.
 func (c *Client) Call(ctx context.Context, server clearbox.ServerName, path string, body []byte, limit int64) ([]byte, error) {
-	p, err := c.peers.Peer(ctx, server)
+	p, err := c.peer(ctx, server)
 	if err != nil {
 		return nil, err
 	}
@@ -336,6 +344,7 @@ func (c *Client) correct(ctx context.Context, p *Peer, e *RefusedError) error {
 	offset := time.UnixMilli(int64(e.ServerTime)).Sub(c.opts.Now())
 	if offset.Abs() >= maxOffset {
 		c.opts.Log.Error("peer clock too far off", "peer", string(p.Server), "offset_ms", offset.Milliseconds())
+		c.alert(p.Server, AlertClock)
 		return e
 	}
 	c.opts.Log.Warn("peer clock differs", "peer", string(p.Server), "offset_ms", offset.Milliseconds())

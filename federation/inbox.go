@@ -106,6 +106,8 @@ type endpoint struct {
 	limit  int64 // bytes of the request body
 	handle func(ctx context.Context, peer clearbox.ServerName, body []byte) ([]byte, error)
 	bucket func(*quota) *rate.Limiter // requests, or nil
+	// contact marks what only those need who want to write to our people.
+	contact bool
 }
 
 func (in *Inbox) endpoint(path string) (endpoint, bool) {
@@ -115,13 +117,13 @@ func (in *Inbox) endpoint(path string) (endpoint, bool) {
 	case PathHello:
 		return endpoint{limit: MaxSmallBody, handle: in.greeting, bucket: questions}, true
 	case PathResolve:
-		return endpoint{limit: MaxSmallBody, handle: in.resolve, bucket: questions}, true
+		return endpoint{limit: MaxSmallBody, handle: in.resolve, bucket: questions, contact: true}, true
 	case PathDevices:
 		return endpoint{limit: MaxSmallBody, handle: in.devices, bucket: questions}, true
 	case PathEphemeral:
 		return endpoint{limit: MaxEphemeral, handle: in.ephemeral, bucket: fleeting}, in.opts.Ephemeral != nil
 	case PathClaim:
-		return endpoint{limit: MaxSmallBody, handle: in.claim, bucket: claims}, true
+		return endpoint{limit: MaxSmallBody, handle: in.claim, bucket: claims, contact: true}, true
 	}
 	return endpoint{}, false
 }
@@ -171,7 +173,14 @@ func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 		return
 	}
 	peer, err := in.peers.Peer(r.Context(), origin)
-	if err != nil || peer.State != PeerActive && peer.State != PeerSuspended {
+	switch {
+	case clearbox.CodeOf(err) == clearbox.CodePeerBlocked:
+		in.refuseUnsigned(w, &problem{Code: clearbox.CodePeerBlocked})
+		return
+	case err != nil:
+		in.stranger(w, r, origin)
+		return
+	case peer.State != PeerActive && peer.State != PeerSuspended:
 		in.refuseUnsigned(w, &problem{Code: clearbox.CodeUnknownPeer})
 		return
 	}
@@ -193,11 +202,15 @@ func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 		a.refuse(clearbox.Errorf(clearbox.CodePeerBlocked, "the peering is not active"))
 		return
 	}
+	if peer.Direction == DirectionOut && e.contact {
+		a.refuse(clearbox.Errorf(clearbox.CodePeerBlocked, "messages go to this peer only"))
+		return
+	}
 	if err := in.client.spoken(&peer, v.Version); err != nil {
 		a.refuse(err)
 		return
 	}
-	q := in.quotas.of(origin)
+	q := in.quotas.of(&peer, in.opts.Now())
 	if !in.quotas.enter(q) {
 		a.slowDown(time.Second)
 		return
@@ -270,6 +283,7 @@ func (in *Inbox) refused(w http.ResponseWriter, origin clearbox.ServerName, err 
 func (in *Inbox) refuseUnsigned(w http.ResponseWriter, p *problem) {
 	b := p.encode()
 	w.Header().Set(headerType, TypeProblem)
+	p.retryAfter(w.Header())
 	w.WriteHeader(p.Status)
 	_, _ = w.Write(b) // a peer that went away learns nothing; nothing was changed
 }
@@ -319,9 +333,7 @@ func (a *answerer) slowDown(wait time.Duration) {
 
 func (a *answerer) problem(p *problem) {
 	body := p.encode()
-	if p.RetryAfterMS > 0 {
-		a.w.Header().Set("Retry-After", strconv.FormatInt((p.RetryAfterMS+999)/1000, 10))
-	}
+	p.retryAfter(a.w.Header())
 	a.send(p.Status, TypeProblem, body)
 }
 

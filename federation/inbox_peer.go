@@ -86,14 +86,28 @@ func (in *Inbox) transaction(ctx context.Context, peer clearbox.ServerName, body
 	for i := range txn.Items {
 		envelopes += max(len(txn.Items[i].Envelopes), 1)
 	}
-	if wait := take(in.quotas.of(peer).envelopes, envelopes, in.opts.Now()); wait > 0 {
+	if wait := take(in.quotas.known(peer).envelopes, envelopes, in.opts.Now()); wait > 0 {
 		return nil, &tooFast{wait: wait}
+	}
+	if p, err := in.peers.Peer(ctx, peer); err == nil && p.Direction == DirectionOut {
+		refuseMessages(txn)
 	}
 	answer, err := in.acceptInOrder(ctx, peer, txn)
 	if err != nil {
 		return nil, err
 	}
 	return EncodeAnswer(answer)
+}
+
+// refuseMessages is for a peer to which messages only go out: its items are
+// rejected one by one, so that their senders are told at once, and what it has to
+// say about our messages still comes.
+func refuseMessages(txn *Transaction) {
+	for i := range txn.Items {
+		if it := &txn.Items[i]; !it.Void && it.Refused == "" && it.Bounce == "" {
+			it.Refused = clearbox.CodePeerBlocked
+		}
+	}
 }
 
 // tooFast is a quota that ran out after the body was read.
@@ -262,6 +276,10 @@ func (in *Inbox) servePeering(w http.ResponseWriter, r *http.Request) {
 	}
 	if in.opts.Handshake == nil {
 		in.refuseUnsigned(w, &problem{Code: clearbox.CodeUnknownPeer})
+		return
+	}
+	if _, err := in.peers.Peer(r.Context(), origin); clearbox.CodeOf(err) == clearbox.CodePeerBlocked {
+		in.refuseUnsigned(w, &problem{Code: clearbox.CodePeerBlocked})
 		return
 	}
 	if wait := take(in.strangers, 1, in.opts.Now()); wait > 0 {

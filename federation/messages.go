@@ -125,6 +125,13 @@ func statusOf(code clearbox.Code) int {
 	return http.StatusInternalServerError
 }
 
+// retryAfter says in a header when to come again (RFC 9110, 10.2.3).
+func (p *problem) retryAfter(h http.Header) {
+	if p.RetryAfterMS > 0 {
+		h.Set("Retry-After", strconv.FormatInt((p.RetryAfterMS+999)/1000, 10))
+	}
+}
+
 func (p *problem) encode() []byte {
 	p.Status = statusOf(p.Code)
 	p.Title = http.StatusText(p.Status)

@@ -3,6 +3,7 @@ package federation
 import (
 	"context"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -20,6 +21,17 @@ const (
 	PeerRemoved   PeerState = "removed"
 )
 
+// Direction is who may write to whom in a peering, as this server sees it. It is
+// about messages: whatever it is, news about messages go both ways.
+type Direction string
+
+// The directions.
+const (
+	DirectionBoth Direction = "both"
+	DirectionIn   Direction = "in"  // the peer's people to ours
+	DirectionOut  Direction = "out" // our people to the peer's
+)
+
 // Peer is what is known of another homeserver.
 type Peer struct {
 	Server       clearbox.ServerName
@@ -30,7 +42,15 @@ type Peer struct {
 	Fixed        bool     // the operator wrote the endpoints down: nothing is ever looked up
 	AllowPrivate bool     // private addresses may be dialled
 	ClockOffset  time.Duration
+
+	Direction Direction // "" is both
+	Features  []string  // what is exchanged beyond messages; nothing unless it is named here
+	Envelopes int       // a second that it may bring; 0 as all peers
+	Bytes     int       // the same
 }
+
+// Allows tells whether what is named (presence, typing) is exchanged with p.
+func (p *Peer) Allows(feature string) bool { return slices.Contains(p.Features, feature) }
 
 // Target is p as transport needs it.
 func (p *Peer) Target() Target {
@@ -51,7 +71,8 @@ type Status struct {
 // Peers is the table of peers. Peer is called for every request and must be
 // cheap; a change by an operator must be visible in it within five seconds.
 type Peers interface {
-	// Peer returns an error with clearbox.CodeUnknownPeer for a server that is not in the table.
+	// Peer returns an error with clearbox.CodeUnknownPeer for a server that is not in the table, and with
+	// CodePeerBlocked for one with which nothing may be exchanged, in the table or not.
 	Peer(ctx context.Context, server clearbox.ServerName) (Peer, error)
 	// Active lists the peers in state active.
 	Active(ctx context.Context) ([]clearbox.ServerName, error)

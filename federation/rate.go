@@ -20,10 +20,12 @@ const (
 	handshakesPerSecond       = 2  // of all strangers together
 )
 
-// quotas are the token buckets of the peers. One second of tokens is the
-// burst.
+// burstSeconds is how many seconds of a quota may come at once.
+const burstSeconds = 5
+
+// quotas are the token buckets of the peers.
 type quotas struct {
-	envelopes, bytes float64
+	envelopes, bytes float64 // of a peer that has none of its own
 
 	mu    sync.Mutex // guards peers and the running counts in them
 	peers map[clearbox.ServerName]*quota
@@ -35,12 +37,9 @@ type quota struct {
 }
 
 func newQuotas(envelopes, bytes int) *quotas {
-	envelopes, bytes = orDefault(envelopes, DefaultEnvelopesPerSecond), orDefault(bytes, DefaultBytesPerSecond)
-	// A burst below one transaction could never let it pass.
 	return &quotas{
-		envelopes: float64(max(envelopes, MaxItems*clearbox.MaxDevices)),
-		bytes:     float64(max(bytes, MaxTransaction)),
-		peers:     map[clearbox.ServerName]*quota{},
+		envelopes: float64(orDefault(envelopes, DefaultEnvelopesPerSecond)), bytes: float64(orDefault(bytes, DefaultBytesPerSecond)),
+		peers: map[clearbox.ServerName]*quota{},
 	}
 }
 
@@ -55,21 +54,50 @@ func orDefault(n, otherwise int) int {
 	return n
 }
 
-func (q *quotas) of(peer clearbox.ServerName) *quota {
+// of gives the peer's buckets, as large as its quota is now.
+func (q *quotas) of(peer *Peer, now time.Time) *quota {
+	envelopes, bytes := q.envelopes, q.bytes
+	if peer.Envelopes > 0 {
+		envelopes = float64(peer.Envelopes)
+	}
+	if peer.Bytes > 0 {
+		bytes = float64(peer.Bytes)
+	}
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	p := q.peers[peer]
+	p := q.peers[peer.Server]
 	if p == nil {
 		p = &quota{
-			envelopes: rate.NewLimiter(rate.Limit(q.envelopes), int(q.envelopes)),
-			bytes:     rate.NewLimiter(rate.Limit(q.bytes), int(q.bytes)),
+			envelopes: bucket(envelopes), bytes: bucket(bytes),
 			questions: rate.NewLimiter(questionsPerSecond, 5*questionsPerSecond),
 			claims:    rate.NewLimiter(claimsPerSecond, 5*claimsPerSecond),
 			ephemeral: rate.NewLimiter(ephemeralPerSecond, 5*ephemeralPerSecond),
 		}
-		q.peers[peer] = p
+		q.peers[peer.Server] = p
 	}
+	resize(p.envelopes, envelopes, now)
+	resize(p.bytes, bytes, now)
 	return p
+}
+
+// known gives the buckets that of made.
+func (q *quotas) known(peer clearbox.ServerName) *quota {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.peers[peer]
+}
+
+func bucket(perSecond float64) *rate.Limiter {
+	return rate.NewLimiter(rate.Limit(perSecond), burstOf(perSecond))
+}
+
+func burstOf(perSecond float64) int { return int(min(max(burstSeconds*perSecond, 1), math.MaxInt32)) }
+
+func resize(l *rate.Limiter, perSecond float64, now time.Time) {
+	if float64(l.Limit()) != perSecond {
+		l.SetLimitAt(now, rate.Limit(perSecond))
+		l.SetBurstAt(now, burstOf(perSecond))
+	}
 }
 
 // enter takes one of the peer's places; leave gives it back.
@@ -90,15 +118,22 @@ func (q *quotas) leave(p *quota) {
 }
 
 // take asks a bucket for n tokens and returns 0, or how long to wait before
-// asking again.
+// asking again. More than the bucket holds is given when it is full, and the rest
+// is owed: a large transaction passes a small quota, and then nothing does for
+// as long as it was worth.
 func take(l *rate.Limiter, n int, now time.Time) time.Duration {
-	r := l.ReserveN(now, n)
+	first := min(n, l.Burst())
+	r := l.ReserveN(now, first)
 	if !r.OK() {
 		return time.Second
 	}
-	wait := r.DelayFrom(now)
-	if wait > 0 {
+	if wait := r.DelayFrom(now); wait > 0 {
 		r.CancelAt(now)
+		return wait
 	}
-	return wait
+	for n -= first; n > 0; n -= first {
+		first = min(n, l.Burst())
+		l.ReserveN(now, first)
+	}
+	return 0
 }

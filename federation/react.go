@@ -40,6 +40,7 @@ func (l *senderLane) react(ctx context.Context, err error) (wait time.Duration, 
 		l.lease = nil
 		return l.grow(ctx, failed), false
 	case reactWait:
+		l.pace.overtaken() // what comes before its predecessor uses the quota up for nothing
 		l.failedAttempt(ctx, failed, true)
 		return min(refused.RetryAfter, backoffCap) + between(l.s.random, 0, 200*time.Millisecond), true
 	case reactQuick:
@@ -48,6 +49,9 @@ func (l *senderLane) react(ctx context.Context, err error) (wait time.Duration, 
 		}
 	case reactPark:
 		l.s.opts.Log.Error("queue parked: the peering does not allow it", "peer", string(l.name.peer), "code", string(clearbox.CodeOf(failed.err)))
+		if refused != nil {
+			l.s.client.alert(l.name.peer, AlertParked)
+		}
 		l.failedAttempt(ctx, failed, false)
 		return parkedProbe, false
 	}

@@ -82,7 +82,7 @@ func accountFrom(w *accountAnswer, server clearbox.ServerName) (Account, error) 
 // ask makes one directory question on the claim circuit: a peer whose queue is
 // backing off still gets one every ten seconds.
 func (c *Client) ask(ctx context.Context, server clearbox.ServerName, path string, question, into any) error {
-	if _, err := c.peers.Peer(ctx, server); err != nil {
+	if _, err := c.peer(ctx, server); err != nil {
 		return err // before anything is remembered about a name that a user typed
 	}
 	if !c.mayProbe(server, CircuitClaim) {
@@ -93,6 +93,9 @@ func (c *Client) ask(ctx context.Context, server clearbox.ServerName, path strin
 		return clearbox.Wrap(clearbox.CodeInternal, "the question could not be encoded", err)
 	}
 	answer, err := c.Call(ctx, server, path, body, MaxDirectory)
+	if wait := introduced(err); wait > 0 && sleep(ctx, wait) {
+		answer, err = c.Call(ctx, server, path, body, MaxDirectory)
+	}
 	if ctx.Err() == nil {
 		wait := time.Duration(0)
 		if clearbox.CodeOf(err) == clearbox.CodePeerUnreachable {
@@ -104,6 +107,16 @@ func (c *Client) ask(ctx context.Context, server clearbox.ServerName, path strin
 		return questionError(err)
 	}
 	return decodeBody(answer, into)
+}
+
+// introduced is how long to wait for the other side, which is about to know us;
+// 0 when it is not or takes too long.
+func introduced(err error) time.Duration {
+	var r *RefusedError
+	if !errors.As(err, &r) || r.Code != clearbox.CodeUnknownPeer || r.RetryAfter > maxStrangerWait {
+		return 0
+	}
+	return r.RetryAfter
 }
 
 // questionError turns what went wrong between the servers into what a person
@@ -121,7 +134,7 @@ func questionError(err error) error {
 		}
 	}
 	switch clearbox.CodeOf(err) {
-	case clearbox.CodeUnknownPeer, clearbox.CodePeerBlocked, clearbox.CodeIdentityChanged:
+	case clearbox.CodeUnknownPeer, clearbox.CodePeerBlocked, clearbox.CodeIdentityChanged, clearbox.CodeNoRoutePolicy:
 		return err
 	}
 	return clearbox.Wrap(clearbox.CodePeerUnreachable, "the other server does not answer at the moment", err)
