@@ -49,10 +49,10 @@ func (s *Server) Run(ctx context.Context) error {
 			failed <- err
 		}
 	}
-	delivering.start(report, s.delivery.Run, s.directory.Run, s.disk.run, s.abandon)
+	delivering.start(report, s.delivery.Run, s.directory.Run, s.disk.run)
 	federating.start(report, s.auth.Run)
 	if s.sender != nil {
-		federating.start(report, s.self.Run, s.client.Run, s.sender.Run)
+		federating.start(report, s.self.Run, s.client.Run, s.sender.Run, s.peering.Run)
 	}
 	doors.start(report, s.api.Run)
 	var serving sync.WaitGroup

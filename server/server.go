@@ -231,25 +231,16 @@ func (s *Server) buildFederation(ctx context.Context, c *config.Config) error {
 	if err != nil {
 		return err
 	}
-	if s.table, err = peering.OpenTable(ctx, s.store); err != nil {
-		return err
-	}
-	var listed []peering.Configured
-	for _, p := range c.Federation.Peers {
-		pin, err := hexPin(p.Pin)
-		if err != nil {
-			return fmt.Errorf("federation.peers: %s: %w", p.Server, err)
-		}
-		listed = append(listed, peering.Configured{Server: p.Server, Endpoints: p.Endpoints, Pin: pin, Country: p.Country, AllowPrivate: p.AllowPrivate})
-	}
-	if err := s.table.Configure(ctx, listed); err != nil {
+	if err := s.openPeers(ctx, c); err != nil {
 		return err
 	}
 	s.transport = transport.New(transport.Options{
 		RootCAs: roots, Dial: s.o.Dial, Resolve: s.o.Resolve, ListenPacket: s.o.ListenPacket, Now: s.o.Now,
 		Mode: transport.Mode(c.Federation.Transport), HTTP3: s.speaksHTTP3,
 	})
-	s.client = federation.NewClient(s.self, s.table, s.transport, federation.ClientOptions{Now: s.o.Now, Random: s.o.Random, Log: s.log, Gossip: c.Federation.Gossip})
+	s.client = federation.NewClient(s.self, s.table, s.transport, federation.ClientOptions{
+		Now: s.o.Now, Random: s.o.Random, Log: s.log, Gossip: c.Federation.Gossip, Alert: s.alert, Strangers: s.strangers(c),
+	})
 	return nil
 }
 
@@ -258,7 +249,7 @@ func (s *Server) buildExchange(c *config.Config) {
 	s.sender = federation.NewSender(s.client, s.delivery, federation.SenderOptions{
 		Class: []federation.Class{federation.ClassMessage, federation.ClassControl}, BatchDelay: c.Privacy.BatchDelay, Now: s.o.Now, Random: s.o.Random, Log: s.log,
 	})
-	s.peering = peering.New(s.table, s.self, s.client, peering.Options{Prober: s.transport, Queues: s.sender, Removed: s.removed, Now: s.o.Now, Random: s.o.Random, Log: s.log})
+	s.peering = peering.New(s.table, s.self, s.client, peering.Options{Prober: s.transport, Queues: s.sender, Removed: s.delivery.GiveUp, Now: s.o.Now, Random: s.o.Random, Log: s.log})
 	s.self.OnDocument(s.sender.Greet)
 	s.inbox = federation.NewInbox(s.self, s.client, s.delivery, local{s.directory}, federation.InboxOptions{
 		Authorities: c.Authorities(), EnvelopesPerSecond: orNone(c.Limits.PeerEnvelopesPerSecond), BytesPerSecond: orNone(int(c.Limits.PeerBytesPerSecond)),
@@ -328,20 +319,6 @@ func (s *Server) known(c *config.Config) func(context.Context, clearbox.ServerNa
 	}
 }
 
-// routes tells delivery which peers may be written to.
-type routes struct{ s *Server }
-
-func (r routes) Route(ctx context.Context, peer clearbox.ServerName) error {
-	if r.s.table == nil {
-		return clearbox.Errorf(clearbox.CodePeerBlocked, "this server exchanges no messages with other organisations")
-	}
-	p, err := r.s.table.Peer(ctx, peer)
-	if clearbox.CodeOf(err) == clearbox.CodeUnknownPeer || err == nil && p.State != federation.PeerActive {
-		return clearbox.Errorf(clearbox.CodePeerBlocked, "this server exchanges no messages with that organisation")
-	}
-	return err
-}
-
 func (s *Server) nudge(peer clearbox.ServerName) {
 	if s.sender != nil {
 		s.sender.Nudge(peer, federation.ClassMessage)
@@ -364,36 +341,6 @@ func (s *Server) organisation(peer clearbox.ServerName) (controller, country str
 		return "", ""
 	}
 	return d.Legal.Controller, d.Legal.Country
-}
-
-// removed reports what waits for a server whose peering ended. What a failing
-// store or a kill leaves is done at the next start.
-func (s *Server) removed(ctx context.Context, peer clearbox.ServerName) {
-	if err := s.delivery.GiveUp(ctx, peer); err != nil {
-		s.log.Error("what waits for a removed peer is not reported yet", "peer", string(peer), "code", string(clearbox.CodeOf(err)))
-	}
-}
-
-// abandon does the same for every queue to a server that is no peer any more,
-// such as one that was taken out of the configuration file.
-func (s *Server) abandon(ctx context.Context) error {
-	if s.table == nil {
-		return nil
-	}
-	var queues []storage.OutboxStat
-	err := s.store.View(ctx, func(tx *storage.Tx) (err error) {
-		queues, err = tx.OutboxStats()
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("read the queues to peers: %w", err)
-	}
-	for _, q := range queues {
-		if p, known := s.table.Stored(q.Peer); !known || p.State == storage.PeerRemoved {
-			s.removed(ctx, q.Peer)
-		}
-	}
-	return nil
 }
 
 // ready is what /readyz and the admin page show of each dependency.

@@ -166,6 +166,26 @@ func (p *peering) Resume(ctx context.Context, deed storage.AuditEntry, server cl
 	return p.set(ctx, deed, server, storage.PeerActive)
 }
 
+func (p *peering) Defederate(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName) error {
+	return p.set(ctx, deed, server, storage.PeerRemoved)
+}
+
+func (p *peering) Set(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName, b wire.AdminPeerSet) error {
+	return p.set(ctx, deed, server, storage.PeerActive)
+}
+
+func (p *peering) Block(ctx context.Context, deed storage.AuditEntry, b wire.AdminBlockSet) (wire.AdminBlock, error) {
+	deed.Object = b.Name
+	return wire.AdminBlock{Name: b.Name, Reason: b.Reason}, p.store.Update(ctx, func(tx *storage.Tx) error { return tx.Audit(deed) })
+}
+
+func (p *peering) Unblock(ctx context.Context, deed storage.AuditEntry, name string) error {
+	deed.Object = name
+	return p.store.Update(ctx, func(tx *storage.Tx) error { return tx.Audit(deed) })
+}
+
+func (p *peering) Blocked(clearbox.ServerName) (string, bool) { return "", false }
+
 func (p *peering) Remove(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName) error {
 	return p.set(ctx, deed, server, storage.PeerRemoved)
 }

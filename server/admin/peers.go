@@ -7,6 +7,7 @@ import (
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/crypto/keys"
+	"github.com/clearbox-im/clearbox/federation"
 	"github.com/clearbox-im/clearbox/server/auth"
 	"github.com/clearbox-im/clearbox/server/wire"
 	"github.com/clearbox-im/clearbox/storage"
@@ -22,6 +23,12 @@ type Peers interface {
 	Resume(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName) error
 	Remove(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName) error
 	Conformance(ctx context.Context, server clearbox.ServerName) (wire.AdminConformance, error)
+	Defederate(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName) error
+	Set(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName, b wire.AdminPeerSet) error
+	Block(ctx context.Context, deed storage.AuditEntry, b wire.AdminBlockSet) (wire.AdminBlock, error)
+	Unblock(ctx context.Context, deed storage.AuditEntry, name string) error
+	// Blocked tells why nothing is exchanged with a server, if it is blocked.
+	Blocked(server clearbox.ServerName) (reason string, blocked bool)
 	Repin(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName, words []string) error
 }
 
@@ -65,6 +72,17 @@ func (s *Service) peer(p storage.Peer) wire.AdminPeer {
 		Server: p.Server, State: string(p.State), Country: p.Country, Pin: hex.EncodeToString(p.Pin), Endpoints: p.Endpoints,
 		AllowPrivate: p.AllowPrivate, ClockOffset: p.ClockOffset, LastSeen: p.LastSeen, LastTry: p.LastTry, NextTry: p.NextTry,
 		Failures: p.Failures, LastError: p.LastError, Trouble: p.Trouble, Since: p.Since,
+		Direction: p.Direction, Features: p.Features, Envelopes: p.Envelopes, Bytes: p.Bytes, FirstUse: p.FirstUse,
+		ProbationUntil: p.ProbationUntil, StateSince: p.StateSince,
+	}
+	for _, step := range p.Steps {
+		shown.Steps = append(shown.Steps, wire.AdminPeerStep(step))
+	}
+	if s.o.Peers != nil {
+		shown.Blocked, _ = s.o.Peers.Blocked(p.Server)
+	}
+	if doc, err := federation.ParseDocument(p.Document); err == nil {
+		shown.Document = doc.Expires
 	}
 	if len(p.Identity) > 0 {
 		shown.Words = keys.FingerprintWords(p.Identity)
@@ -153,7 +171,7 @@ func (s *Service) onePeer(ctx context.Context, server clearbox.ServerName) (wire
 // FedStatus is what waits for each peer, and for each server that has a queue
 // but is no peer any more.
 func (s *Service) FedStatus(ctx context.Context, a Actor) (wire.AdminFedStatus, error) {
-	st := wire.AdminFedStatus{Mode: s.o.Mode, Peers: []wire.AdminFedQueue{}}
+	st := wire.AdminFedStatus{Mode: s.o.Mode, Peers: []wire.AdminFedQueue{}, Alerts: []wire.AdminPeerAlert{}}
 	if err := a.require(auth.RoleAdmin, auth.RoleDPO); err != nil {
 		return st, err
 	}
@@ -164,6 +182,9 @@ func (s *Service) FedStatus(ctx context.Context, a Actor) (wire.AdminFedStatus, 
 		}
 		queues, err := tx.OutboxStats()
 		if err != nil {
+			return err
+		}
+		if st.Alerts, err = alerts(tx); err != nil {
 			return err
 		}
 		st.Peers = make([]wire.AdminFedQueue, 0, len(peers))

@@ -167,6 +167,7 @@ func (p *parsing) checkFederation() {
 	if f.Mode == "closed" && len(f.Peers) > 0 {
 		p.warn("federation.peers", "has no effect while federation.mode is closed", "")
 	}
+	p.checkOpen()
 	seen := map[string]int{}
 	for i, peer := range f.Peers {
 		path := fmt.Sprintf("federation.peers[%d]", i)
@@ -180,6 +181,11 @@ func (p *parsing) checkFederation() {
 			}
 		}
 		p.checkCountry(path+".country", peer.Country)
+		for j, feature := range peer.Features {
+			if feature != "presence" && feature != "typing" {
+				p.report(fmt.Sprintf("%s.features[%d]", path, j), fmt.Sprintf("expected presence or typing, found %q", shorten(feature)), "")
+			}
+		}
 		if peer.Pin != "" && (len(peer.Pin) != 64 || strings.Trim(peer.Pin, "0123456789abcdef") != "") {
 			p.report(path+".pin", "expected 64 lower-case hexadecimal digits", "the peer's admin sees it with `clearbox status`")
 		}
@@ -195,6 +201,29 @@ func (p *parsing) checkFederation() {
 		}
 	}
 }
+
+// checkOpen demands what mode open needs before it starts.
+func (p *parsing) checkOpen() {
+	f := p.config.Federation
+	for i, country := range f.Open.Countries {
+		p.checkCountry(fmt.Sprintf("federation.open.countries[%d]", i), country)
+	}
+	if f.Mode != ModeOpen {
+		return
+	}
+	if strings.TrimSpace(f.Open.LegalBasis) == "" {
+		p.report("federation.open.legal_basis", "is required while federation.mode is open: servers that nobody here agreed with send and get personal data",
+			"say on what legal basis (GDPR, Art. 6 and 44 to 49) that happens, or set federation.mode to allowlist")
+	}
+	if len(f.Open.LegalBasis) > maxLegalBasis {
+		p.report("federation.open.legal_basis", fmt.Sprintf("is longer than %d bytes", maxLegalBasis), "refer to a document")
+	}
+	if len(f.Open.Countries) == 0 {
+		p.warn("federation.open.countries", "servers of every country may become peers", "list the countries to which data may go")
+	}
+}
+
+const maxLegalBasis = 1000 // bytes
 
 func (p *parsing) checkCountry(path, c string) {
 	if c != "" && (len(c) != 2 || strings.Trim(c, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "") {

@@ -201,8 +201,9 @@ type Limits struct {
 // Federation is the section "federation".
 type Federation struct {
 	// closed: no peers; allowlist: peers that were invited or accepted with
-	// `clearbox peer`, and those listed below.
-	Mode string `config:"mode" enum:"allowlist,closed" later:"open"`
+	// `clearbox peer`, and those listed below; open: besides, any server that is
+	// not blocked becomes a peer by the first contact, on probation for 7 days.
+	Mode string `config:"mode" enum:"allowlist,closed,open"`
 	// Names under which peers may address this server, as host or host:port.
 	// Default: host and port of the public address.
 	Authorities []string `config:"authorities" example:"[clearbox.example.org]"`
@@ -218,8 +219,33 @@ type Federation struct {
 	Gossip bool `config:"gossip"`
 	// After this time without success the sender is told that a message is late.
 	DelayedAfter time.Duration `config:"delayed_after" min:"1s" max:"14d"`
+	// Rules for servers that nobody here agreed with, in mode open.
+	Open Open `config:"open"`
 	// What is known about peers beforehand. Nothing is looked up for them.
 	Peers []Peer `config:"peers"`
+}
+
+// The modes of federation.
+const (
+	ModeAllowlist = "allowlist"
+	ModeClosed    = "closed"
+	ModeOpen      = "open"
+)
+
+// Open is the section "federation.open".
+type Open struct {
+	// On what legal basis messages are exchanged with people and organisations
+	// that are not known beforehand (GDPR, Art. 6 and 44 to 49). Required in mode
+	// open; it is written into the audit log.
+	LegalBasis string `config:"legal_basis" example:"Art. 6(1)(b): the users ask for it; countries with an adequacy decision only"`
+	// The countries that such a server may be in, two letters each, as its signed
+	// document says. Default: all.
+	Countries []string `config:"countries" example:"[AT, DE]"`
+	// Envelopes that such a peer may bring in a second, five times as many in a
+	// burst; a twentieth during probation.
+	PeerEnvelopesPerSecond int `config:"peer_envelopes_per_second" min:"1" max:"10000000"`
+	// Bytes that such a peer may bring in a second; the same.
+	PeerBytesPerSecond Size `config:"peer_bytes_per_second" min:"1KiB" max:"100GiB"`
 }
 
 // Peer is one item of federation.peers.
@@ -234,6 +260,16 @@ type Peer struct {
 	Country string `config:"country" example:"DE"`
 	// Whether its addresses may be private or loopback ones.
 	AllowPrivate bool `config:"allow_private"`
+	// Who may write to whom. both; in: its people to ours only; out: ours to its
+	// only. Default: as set with `clearbox peer set`, else both.
+	Direction string `config:"direction" enum:"both,in,out" example:"both"`
+	// What is exchanged with it beyond messages: presence, typing.
+	Features []string `config:"features" example:"[presence, typing]"`
+	// Envelopes that it may bring in a second, instead of
+	// limits.peer_envelopes_per_second.
+	EnvelopesPerSecond int `config:"envelopes_per_second" min:"0" max:"10000000" example:"500"`
+	// Bytes that it may bring in a second, instead of limits.peer_bytes_per_second.
+	BytesPerSecond Size `config:"bytes_per_second" min:"0B" max:"100GiB" example:"2MiB"`
 }
 
 // Privacy is the section "privacy".
@@ -277,7 +313,8 @@ func Default() *Config {
 			ArchiveItems: 100_000, ArchiveSize: 256 * MiB,
 			DiskReserve: 256 * MiB,
 		},
-		Federation: Federation{Mode: "allowlist", Transport: "auto", Gossip: true, DelayedAfter: 4 * time.Hour},
-		Log:        Log{Format: "text", Level: "info", Privacy: true},
+		Federation: Federation{Mode: "allowlist", Transport: "auto", Gossip: true, DelayedAfter: 4 * time.Hour,
+			Open: Open{PeerEnvelopesPerSecond: 200, PeerBytesPerSecond: 5 * MiB}},
+		Log: Log{Format: "text", Level: "info", Privacy: true},
 	}
 }

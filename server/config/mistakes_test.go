@@ -62,9 +62,14 @@ func TestMistakes(t *testing.T) {
 		{name: "null", text: "limits:\n  connections:\n", want: []string{"x:8:15: limits.connections: has no value; remove the line for the default, 20000"}},
 		{name: "null without default", text: "organisation: {name: ~}\n", want: []string{"x:7:22: organisation.name: has no value; give it one, or remove the line"}},
 		{name: "enum", text: "log: {level: inof}\n", want: []string{`x:7:14: log.level: expected "debug", "info", "warn" or "error", found "inof"; did you mean "info"?`}},
-		{name: "not available yet", text: "federation: {mode: open, transport: h4}\n", want: []string{
-			`x:7:20: federation.mode: "open" is not available yet; it comes with a later release; use "allowlist" or "closed"`,
-			`x:7:37: federation.transport: expected "auto", "h2" or "h3", found "h4"; did you mean "h2"?`}},
+		{name: "open without a legal basis", text: "federation: {mode: open}\n", want: []string{
+			`x:7:1: federation.open.legal_basis: is required while federation.mode is open: servers that nobody here agreed with send and get personal data; say on what legal basis (GDPR, Art. 6 and 44 to 49) that happens, or set federation.mode to allowlist`}},
+		{name: "unknown values", text: "federation: {mode: opn, transport: h4, open: {countries: [Austria]}, peers: [{server: a.test, direction: up, features: [video]}]}\n", want: []string{
+			`x:7:20: federation.mode: expected "allowlist", "closed" or "open", found "opn"; did you mean "open"?`,
+			`x:7:36: federation.transport: expected "auto", "h2" or "h3", found "h4"; did you mean "h2"?`,
+			`x:7:59: federation.open.countries[0]: expected a country as two capital letters, found "Austria"; for example AT`,
+			`x:7:106: federation.peers[0].direction: expected "both", "in" or "out", found "up"`,
+			`x:7:121: federation.peers[0].features[0]: expected presence or typing, found "video"`}},
 		{name: "text for list", text: "listen: {addresses: \":443\"}\n", want: []string{`x:7:21: listen.addresses: expected a list of texts, found the text ":443"; write it as [":443"]`}},
 		{name: "number in list", text: "listen: {addresses: [443]}\n", want: []string{`x:7:22: listen.addresses[0]: expected text, found the number 443; put it in quotes: "443"`}},
 		{name: "empty list", text: "listen: {addresses: []}\n", want: []string{`x:7:21: listen.addresses: the list is empty; for example [":443"]`}},

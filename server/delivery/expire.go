@@ -145,7 +145,8 @@ func (r *Router) bounceOut(ctx context.Context, tx *storage.Tx, to clearbox.User
 		it.SenderDevice, it.Recipient = 1, e.Sender
 		peer, hold = e.Sender.Server, e.Sender.String()
 	}
-	if r.peers.Route(ctx, peer) != nil {
+	// One that only sends to us is told all the same (no_route_policy).
+	if clearbox.CodeOf(r.peers.Route(ctx, peer)) == clearbox.CodePeerBlocked {
 		return "", nil
 	}
 	sealed, err := r.sealItem(storage.ServerKey, it.ID, &it)

@@ -19,6 +19,33 @@ type Configured struct {
 	Pin          []byte   // SHA-256 of the identity key; empty: the first document seen is trusted and pinned
 	Country      string
 	AllowPrivate bool
+
+	// What is empty here is as it was set by an administrator.
+	Direction string // in, out, both
+	Features  []string
+	Envelopes int64 // a second that it may bring
+	Bytes     int64 // the same
+}
+
+// apply writes what the file says about the peer beyond how to reach it, and
+// tells whether that was new.
+func (c *Configured) apply(p *storage.Peer) bool {
+	old := *p
+	if c.Direction != "" {
+		p.Direction = c.Direction
+	}
+	if len(c.Features) > 0 {
+		p.Features = c.Features
+	}
+	if c.Envelopes > 0 {
+		p.Envelopes = c.Envelopes
+	}
+	if c.Bytes > 0 {
+		p.Bytes = c.Bytes
+	}
+	p.FirstUse, p.ProbationUntil = false, 0
+	return p.Direction != old.Direction || !slices.Equal(p.Features, old.Features) || p.Envelopes != old.Envelopes || p.Bytes != old.Bytes ||
+		old.FirstUse || old.ProbationUntil != 0
 }
 
 const configuredKey = "federation.configured"
@@ -37,9 +64,9 @@ func (t *Table) Configure(ctx context.Context, list []Configured) error {
 		names = append(names, c.Server)
 	}
 	t.mu.Lock()
-	clear(t.fixed)
+	clear(t.listed)
 	for _, c := range list {
-		t.fixed[c.Server] = len(c.Endpoints) > 0
+		t.listed[c.Server] = c
 	}
 	t.mu.Unlock()
 	for _, c := range list {
@@ -82,14 +109,16 @@ func (t *Table) configuredBefore(ctx context.Context) ([]clearbox.ServerName, er
 
 func (t *Table) configure(ctx context.Context, c Configured) error {
 	old, known := t.Stored(c.Server)
-	if known && old.State != storage.PeerRemoved && old.State != storage.PeerInvited && slices.Equal(old.Endpoints, c.Endpoints) &&
+	same := old
+	if known && old.State != storage.PeerRemoved && old.State != storage.PeerLeaving && !c.apply(&same) && old.State != storage.PeerInvited && slices.Equal(old.Endpoints, c.Endpoints) &&
 		old.Country == c.Country && old.AllowPrivate == c.AllowPrivate && (len(c.Pin) == 0 || bytes.Equal(old.Pin, c.Pin)) {
 		return nil // nothing to write at every start
 	}
 	return t.change(ctx, c.Server, func(tx *storage.Tx, p *storage.Peer, known bool) error {
 		if p.State != storage.PeerSuspended {
-			p.State = storage.PeerActive
+			p.State, p.Steps = storage.PeerActive, nil
 		}
+		c.apply(p)
 		if len(c.Endpoints) > 0 {
 			p.Endpoints = c.Endpoints
 		}

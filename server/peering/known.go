@@ -25,6 +25,9 @@ func (s *Service) Known(_ context.Context, server clearbox.ServerName) (wire.Ser
 		return info, nil
 	}
 	info.State, info.Since = standing(&p)
+	if _, blocked := s.table.Blocked(server); blocked || !s.table.serves(&p) {
+		info.State, info.Since = wire.ServerNotPeered, 0
+	}
 	info.Country = p.Country
 	if len(p.Document) == 0 {
 		return info, nil
@@ -41,9 +44,11 @@ func (s *Service) Known(_ context.Context, server clearbox.ServerName) (wire.Ser
 // known.
 func standing(p *storage.Peer) (wire.ServerState, clearbox.Millis) {
 	switch {
-	case p.State == storage.PeerRemoved:
-		return wire.ServerNotPeered, 0
-	case p.State == storage.PeerSuspended, p.LastError == clearbox.CodePeerBlocked:
+	case p.State == storage.PeerRemoved, p.State == storage.PeerLeaving:
+		return wire.ServerNotPeered, p.StateSince
+	case p.State == storage.PeerSuspended:
+		return wire.ServerSuspended, p.StateSince
+	case p.LastError == clearbox.CodePeerBlocked:
 		return wire.ServerSuspended, 0
 	case p.Failures > 0:
 		return wire.ServerUnreachable, p.LastSeen

@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/netip"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -32,13 +33,15 @@ import (
 
 // lab is some homeservers on an in-memory network.
 type lab struct {
-	t    *testing.T
-	ca   *x509.Certificate
-	key  *ecdsa.PrivateKey
-	pool *x509.CertPool
-	mu   sync.Mutex // guards the fields below
-	at   map[string]chan net.Conn
-	lose bool // the answer to the next peering request is lost
+	t       *testing.T
+	ca      *x509.Certificate
+	key     *ecdsa.PrivateKey
+	pool    *x509.CertPool
+	mu      sync.Mutex // guards the fields below
+	at      map[string]chan net.Conn
+	forged  map[string]netip.Addr // by host
+	dialled []string
+	lose    bool // the answer to the next peering request is lost
 }
 
 type site struct {
@@ -56,6 +59,33 @@ type site struct {
 	stop    []func()
 	dir     string
 	id      ed25519.PrivateKey
+	rules   *peering.Open // not nil: mode open
+	reports reports
+}
+
+// reports is what was given up, by server.
+type reports struct {
+	mu     sync.Mutex
+	of     []clearbox.ServerName
+	broken error
+}
+
+func (r *reports) giveUp(_ context.Context, server clearbox.ServerName) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.broken != nil {
+		return r.broken
+	}
+	r.of = append(r.of, server)
+	return nil
+}
+
+func (r *reports) take() []clearbox.ServerName {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	of := r.of
+	r.of = nil
+	return of
 }
 
 type queues struct {
@@ -109,15 +139,22 @@ func (s *site) open() {
 	must(t, err)
 	s.store, err = storage.Open(ctx, storage.Options{Path: filepath.Join(s.dir, "clearbox.db"), Sealer: ks, Index: ks.Index, Now: s.now, Faults: s.faults})
 	must(t, err)
-	s.table, err = peering.OpenTable(ctx, s.store)
+	s.table, err = peering.OpenTable(ctx, s.store, peering.TableOptions{Now: s.now, Open: s.rules})
 	must(t, err)
 	s.self, err = federation.OpenSelf(ctx, s.name, s.id, peering.SelfState{Store: s.store, Sealer: ks}, federation.SelfOptions{
 		Endpoints: []federation.Endpoint{{URL: "https://" + string(s.name)}}, Now: s.now,
 	})
 	must(t, err)
-	tr := transport.New(transport.Options{RootCAs: s.lab.pool, Dial: s.lab.dial, Now: s.now})
-	s.client = federation.NewClient(s.self, s.table, tr, federation.ClientOptions{Now: s.now})
-	s.service = peering.New(s.table, s.self, s.client, peering.Options{Prober: tr, Queues: s.queues, Now: s.now})
+	var strangers federation.Strangers
+	if s.rules != nil {
+		strangers = s.table
+	}
+	alert := func(peer clearbox.ServerName, kind federation.Alert) {
+		must(t, s.table.Alert(context.Background(), peer, kind))
+	}
+	tr := transport.New(transport.Options{RootCAs: s.lab.pool, Dial: s.lab.dial, Resolve: s.lab.resolve, Now: s.now})
+	s.client = federation.NewClient(s.self, s.table, tr, federation.ClientOptions{Now: s.now, Strangers: strangers, Alert: alert})
+	s.service = peering.New(s.table, s.self, s.client, peering.Options{Prober: tr, Queues: s.queues, Removed: s.reports.giveUp, Now: s.now})
 	s.inbox = federation.NewInbox(s.self, s.client, nil, nil, federation.InboxOptions{Handshake: s.service, Now: s.now})
 	ctx, cancel := context.WithCancel(ctx)
 	ran := make(chan struct{})
@@ -190,9 +227,31 @@ func (l *listener) Accept() (net.Conn, error) {
 func (l *listener) Close() error   { l.once.Do(func() { close(l.done) }); return nil }
 func (l *listener) Addr() net.Addr { return &net.TCPAddr{} }
 
+// resolve gives every site a public address of its own; what is no site has none.
+func (l *lab) resolve(_ context.Context, host string) ([]netip.Addr, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if a, forged := l.forged[host]; forged {
+		return []netip.Addr{a}, nil
+	}
+	if l.at[host+":443"] == nil {
+		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	}
+	return []netip.Addr{addressOf(host)}, nil
+}
+
+func addressOf(host string) netip.Addr { return netip.AddrFrom4([4]byte{203, 0, 113, host[0]}) }
+
 func (l *lab) dial(ctx context.Context, _, addr string) (net.Conn, error) {
 	l.mu.Lock()
 	conns := l.at[addr]
+	for name := range l.at {
+		host, port, _ := net.SplitHostPort(name)
+		if conns == nil && addr == net.JoinHostPort(addressOf(host).String(), port) {
+			conns = l.at[name]
+		}
+	}
+	l.dialled = append(l.dialled, addr)
 	l.mu.Unlock()
 	if conns == nil {
 		return nil, fmt.Errorf("connection to %s refused", addr)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -39,10 +40,10 @@ type Queues interface {
 type Options struct {
 	Prober  Prober
 	Queues  Queues
-	Removed func(ctx context.Context, server clearbox.ServerName) // after a peering ended, or nil: to report what waits
-	Now     func() time.Time                                      // default time.Now
-	Random  io.Reader                                             // default crypto/rand
-	Log     *slog.Logger                                          // default discards
+	Removed func(ctx context.Context, server clearbox.ServerName) error // after a peering ended, or nil: to report what waits
+	Now     func() time.Time                                            // default time.Now
+	Random  io.Reader                                                   // default crypto/rand
+	Log     *slog.Logger                                                // default discards
 }
 
 // Service is what administrators do with peers, and the answering side of the
@@ -101,7 +102,7 @@ func (s *Service) Invite(ctx context.Context, deed storage.AuditEntry, b wire.Ad
 	err := s.table.change(ctx, b.Server, func(tx *storage.Tx, p *storage.Peer, known bool) error {
 		switch {
 		case !known, p.State == storage.PeerRemoved, p.State == storage.PeerInvited, p.State == storage.PeerPending:
-			p.State = storage.PeerInvited
+			p.State, p.Steps = storage.PeerInvited, nil
 		default:
 			return clearbox.Errorf(clearbox.CodeConflict, "there is a peering with this server already; see `clearbox peer list`")
 		}
@@ -140,6 +141,9 @@ func (s *Service) Accept(ctx context.Context, deed storage.AuditEntry, b wire.Ad
 		return none, clearbox.Errorf(clearbox.CodeBadRequest, "this token was made by this server; it belongs to the other one")
 	case int64(t.Expires) <= s.o.Now().UnixMilli():
 		return none, clearbox.Errorf(clearbox.CodeInviteInvalid, "this token has expired; ask for a new one")
+	}
+	if _, blocked := s.table.Blocked(t.Server); blocked {
+		return none, clearbox.Errorf(clearbox.CodeConflict, "this server is on the block list; first: clearbox peer unblock %s", t.Server)
 	}
 	if p, ok := s.table.Stored(t.Server); ok {
 		if err := acceptable(&p, t); err != nil {
@@ -235,7 +239,9 @@ func refuseIntroduction(err error) error {
 
 // renew takes the handshake's document, whatever was known before.
 func (s *Service) renew(p *storage.Peer, doc *federation.Document) {
-	p.Direction = "both"
+	if p.FirstUse, p.ProbationUntil, p.Steps = false, 0, nil; p.Direction == "" {
+		p.Direction = "both"
+	}
 	p.Failures, p.NextTry, p.LastError, p.Trouble, p.Since = 0, 0, "", "", 0
 	p.LastSeen = clearbox.Millis(s.o.Now().UnixMilli())
 	s.table.adopt(p, doc)
@@ -246,7 +252,7 @@ func (s *Service) renew(p *storage.Peer, doc *federation.Document) {
 // answered like the first time, because the answer may have been lost.
 func (s *Service) Peering(ctx context.Context, doc *federation.Document, secret []byte) error {
 	invalid := clearbox.Errorf(clearbox.CodeInviteInvalid, "this invitation is not valid")
-	if len(secret) != tokenSecret || doc.Server == s.self.Server() {
+	if _, blocked := s.table.Blocked(doc.Server); blocked || len(secret) != tokenSecret || doc.Server == s.self.Server() {
 		return invalid
 	}
 	pin := doc.Pin()
@@ -299,23 +305,24 @@ func (s *Service) Resume(ctx context.Context, deed storage.AuditEntry, server cl
 // begins anew. A peer from the configuration
 // is removed there.
 func (s *Service) Remove(ctx context.Context, deed storage.AuditEntry, server clearbox.ServerName) error {
-	before, err := s.table.configuredBefore(ctx)
+	if err := s.notConfigured(ctx, server); err != nil {
+		return err
+	}
+	err := s.turn(ctx, deed, server, storage.PeerRemoved, storage.PeerActive, storage.PeerSuspended, storage.PeerInvited, storage.PeerPending)
 	if err != nil {
 		return err
 	}
-	for _, name := range before {
-		if name == server {
-			return clearbox.Errorf(clearbox.CodeConflict, "this peer stands in the configuration (federation.peers); take it out there")
-		}
-	}
-	err = s.turn(ctx, deed, server, storage.PeerRemoved, storage.PeerActive, storage.PeerSuspended, storage.PeerInvited, storage.PeerPending)
-	if err != nil {
-		return err
-	}
-	if s.o.Removed != nil {
-		s.o.Removed(context.WithoutCancel(ctx), server)
-	}
+	_ = s.giveUp(context.WithoutCancel(ctx), server) // what is left, Tend does
 	return nil
+}
+
+// notConfigured refuses to end what the configuration would begin again.
+func (s *Service) notConfigured(ctx context.Context, server clearbox.ServerName) error {
+	before, err := s.table.configuredBefore(ctx)
+	if err == nil && slices.Contains(before, server) {
+		err = clearbox.Errorf(clearbox.CodeConflict, "this peer stands in the configuration (federation.peers); take it out there")
+	}
+	return err
 }
 
 // turn changes the state when it is one of from; being there already is fine

@@ -22,18 +22,29 @@ import (
 // is never behind. It is safe for concurrent use.
 type Table struct {
 	store *storage.Store
+	o     TableOptions
 	busy  chan struct{} // capacity 1: one change at a time; held across the update
 
-	mu    sync.RWMutex // guards the maps; never held across storage
-	peers map[clearbox.ServerName]storage.Peer
-	fixed map[clearbox.ServerName]bool // from the configuration
+	mu     sync.RWMutex // guards the maps; never held across storage
+	peers  map[clearbox.ServerName]storage.Peer
+	listed map[clearbox.ServerName]Configured // what the configuration says
+	blocks map[string]storage.PeerBlock       // by name, with *. before a domain
+}
+
+// TableOptions configure a Table.
+type TableOptions struct {
+	Now  func() time.Time // default time.Now
+	Open *Open            // nil: servers become peers by agreement only
 }
 
 var _ federation.Peers = (*Table)(nil)
 
 // OpenTable reads the table.
-func OpenTable(ctx context.Context, store *storage.Store) (*Table, error) {
-	t := &Table{store: store, busy: make(chan struct{}, 1), peers: map[clearbox.ServerName]storage.Peer{}, fixed: map[clearbox.ServerName]bool{}}
+func OpenTable(ctx context.Context, store *storage.Store, o TableOptions) (*Table, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	t := &Table{store: store, o: o, busy: make(chan struct{}, 1), peers: map[clearbox.ServerName]storage.Peer{}, listed: map[clearbox.ServerName]Configured{}}
 	err := store.View(ctx, func(tx *storage.Tx) error {
 		all, err := tx.Peers()
 		for _, p := range all {
@@ -44,21 +55,33 @@ func OpenTable(ctx context.Context, store *storage.Store) (*Table, error) {
 	if err != nil {
 		return nil, fmt.Errorf("read the peers: %w", err)
 	}
-	return t, nil
+	if err := t.readBlocks(ctx); err != nil {
+		return nil, err
+	}
+	return t, t.RecordBasis(ctx)
+}
+
+// hold waits for the right to change something; release gives it back.
+func (t *Table) hold(ctx context.Context) (release func(), err error) {
+	select {
+	case t.busy <- struct{}{}:
+		return func() { <-t.busy }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 // change runs fn on the stored peer (zero but for the name when there is none)
 // inside an update, stores what fn left and then shows it to readers. fn may
 // run twice and may write more in the same transaction.
 func (t *Table) change(ctx context.Context, server clearbox.ServerName, fn func(tx *storage.Tx, p *storage.Peer, known bool) error) error {
-	select {
-	case t.busy <- struct{}{}:
-		defer func() { <-t.busy }()
-	case <-ctx.Done():
-		return ctx.Err()
+	release, err := t.hold(ctx)
+	if err != nil {
+		return err
 	}
+	defer release()
 	var changed storage.Peer
-	err := t.store.Update(ctx, func(tx *storage.Tx) error {
+	err = t.store.Update(ctx, func(tx *storage.Tx) error {
 		p, err := tx.Peer(server)
 		known := err == nil
 		if errors.Is(err, storage.ErrNotFound) {
@@ -67,8 +90,12 @@ func (t *Table) change(ctx context.Context, server clearbox.ServerName, fn func(
 		if err != nil {
 			return err
 		}
+		before := p.State
 		if err := fn(tx, &p, known); err != nil {
 			return err
+		}
+		if p.State != before {
+			p.StateSince = tx.Now()
 		}
 		changed = p
 		return tx.PutPeer(&changed)
@@ -124,17 +151,50 @@ func (t *Table) All() []storage.Peer {
 func (t *Table) Peer(_ context.Context, server clearbox.ServerName) (federation.Peer, error) {
 	t.mu.RLock()
 	p, ok := t.peers[server]
-	fixed := t.fixed[server]
+	fixed := len(t.listed[server].Endpoints) > 0
+	_, blocked := t.blockOf(server)
 	t.mu.RUnlock()
+	if blocked {
+		return federation.Peer{}, errBlocked()
+	}
 	if !ok {
 		return federation.Peer{}, clearbox.Errorf(clearbox.CodeUnknownPeer, "there is no peering with this server")
 	}
 	out := federation.Peer{
 		Server: server, State: federation.PeerState(p.State), Document: p.Document, Endpoints: p.Endpoints, Fixed: fixed,
 		AllowPrivate: p.AllowPrivate, ClockOffset: time.Duration(p.ClockOffset) * time.Millisecond,
+		Direction: federation.Direction(p.Direction), Features: p.Features,
+	}
+	out.Envelopes, out.Bytes = t.quota(&p)
+	if p.State == storage.PeerLeaving || p.State == storage.PeerActive && !t.serves(&p) {
+		out.State = federation.PeerSuspended
 	}
 	copy(out.Pin[:], p.Pin)
 	return out, nil
+}
+
+func errBlocked() error {
+	return clearbox.Errorf(clearbox.CodePeerBlocked, "this server exchanges no messages with that organisation")
+}
+
+// serves tells whether an active peer is one in the present mode: what the first
+// contact made in mode open rests while the mode is another.
+func (t *Table) serves(p *storage.Peer) bool { return !p.FirstUse || t.o.Open != nil }
+
+// Route tells whether messages to the server may be queued, by what is known
+// without asking anybody: nil, or why not, for the sender. Servers that mode open
+// may still make peers of are none of its business.
+func (t *Table) Route(ctx context.Context, server clearbox.ServerName) error {
+	p, err := t.Peer(ctx, server)
+	switch {
+	case clearbox.CodeOf(err) == clearbox.CodeUnknownPeer && t.o.Open != nil:
+		return nil
+	case clearbox.CodeOf(err) == clearbox.CodeUnknownPeer, err == nil && p.State != federation.PeerActive:
+		return errBlocked()
+	case err == nil && p.Direction == federation.DirectionIn:
+		return clearbox.Errorf(clearbox.CodeNoRoutePolicy, "this server takes messages from that organisation and sends none")
+	}
+	return err
 }
 
 // Active lists the peers in state active, in order of name.
@@ -143,7 +203,7 @@ func (t *Table) Active(context.Context) ([]clearbox.ServerName, error) {
 	defer t.mu.RUnlock()
 	var out []clearbox.ServerName
 	for name, p := range t.peers {
-		if p.State == storage.PeerActive {
+		if _, blocked := t.blockOf(name); p.State == storage.PeerActive && !blocked && t.serves(&p) {
 			out = append(out, name)
 		}
 	}
@@ -173,7 +233,7 @@ func (t *Table) adopt(p *storage.Peer, doc *federation.Document) {
 	pin := doc.Pin()
 	p.Document, p.Seq, p.Pin, p.Identity = doc.Signed(), doc.Seq, pin[:], doc.IdentityKey()
 	t.mu.RLock()
-	fixed := t.fixed[p.Server]
+	fixed := len(t.listed[p.Server].Endpoints) > 0
 	t.mu.RUnlock()
 	if fixed && len(p.Endpoints) > 0 {
 		return
@@ -186,9 +246,12 @@ func (t *Table) adopt(p *storage.Peer, doc *federation.Document) {
 
 // SaveOffset keeps how far the peer's clock is ahead of ours.
 func (t *Table) SaveOffset(ctx context.Context, server clearbox.ServerName, offset time.Duration) error {
-	return t.change(ctx, server, func(_ *storage.Tx, p *storage.Peer, known bool) error {
+	return t.change(ctx, server, func(tx *storage.Tx, p *storage.Peer, known bool) error {
 		if !known {
 			return storage.ErrNotFound
+		}
+		if err := settled(tx, server, federation.AlertClock); err != nil {
+			return err
 		}
 		p.ClockOffset = offset.Milliseconds()
 		return nil
@@ -198,9 +261,14 @@ func (t *Table) SaveOffset(ctx context.Context, server clearbox.ServerName, offs
 // SaveStatus keeps the sender's view of the peer. A server that is no peer any
 // more has none.
 func (t *Table) SaveStatus(ctx context.Context, server clearbox.ServerName, s federation.Status) error {
-	err := t.change(ctx, server, func(_ *storage.Tx, p *storage.Peer, known bool) error {
+	err := t.change(ctx, server, func(tx *storage.Tx, p *storage.Peer, known bool) error {
 		if !known {
 			return storage.ErrNotFound
+		}
+		if p.LastError != "" && s.LastError == "" {
+			if err := settled(tx, server, federation.AlertParked); err != nil {
+				return err
+			}
 		}
 		if s.LastSeen != 0 {
 			p.LastSeen = s.LastSeen

@@ -137,7 +137,7 @@ type AdminInviteCreated struct {
 // AdminPeer is a peer as its operator sees it.
 type AdminPeer struct {
 	Server       clearbox.ServerName `json:"server"`
-	State        string              `json:"state"` // invited, pending, active, suspended or removed
+	State        string              `json:"state"` // invited, pending, active, suspended, leaving or removed
 	Country      string              `json:"country,omitempty"`
 	Words        []string            `json:"words,omitempty"` // of its identity key's fingerprint, to be read out
 	Pin          string              `json:"pin,omitempty"`   // hexadecimal SHA-256 of its identity key
@@ -151,6 +151,17 @@ type AdminPeer struct {
 	LastError    clearbox.Code       `json:"last_error,omitempty"`
 	Trouble      string              `json:"trouble,omitempty"` // kind of LastError, see AdminFedQueue
 	Since        clearbox.Millis     `json:"since,omitempty"`   // no attempt has succeeded since
+
+	Direction      string          `json:"direction,omitempty"`
+	Features       []string        `json:"features,omitempty"`             // exchanged beyond messages
+	Envelopes      int64           `json:"envelopes_per_second,omitempty"` // that it may bring; 0: as all peers
+	Bytes          int64           `json:"bytes_per_second,omitempty"`     // the same
+	FirstUse       bool            `json:"first_use,omitempty"`            // made by the first contact, in mode open
+	ProbationUntil clearbox.Millis `json:"probation_until,omitempty"`      // its quotas are a twentieth until then
+	Document       clearbox.Millis `json:"document_expires,omitempty"`     // the newest one that is held
+	Blocked        string          `json:"blocked,omitempty"`              // why, if it is on the block list
+	StateSince     clearbox.Millis `json:"state_since,omitempty"`          // when State began
+	Steps          []AdminPeerStep `json:"steps,omitempty"`                // of the end of the peering
 }
 
 // AdminPeers is the answer of GET /admin/peers.
@@ -223,8 +234,9 @@ type AdminStep struct {
 
 // AdminFedStatus is the answer of GET /admin/fed/status.
 type AdminFedStatus struct {
-	Mode  string          `json:"mode"`
-	Peers []AdminFedQueue `json:"peers"`
+	Mode   string           `json:"mode"`
+	Peers  []AdminFedQueue  `json:"peers"`
+	Alerts []AdminPeerAlert `json:"alerts"` // what somebody must look at
 }
 
 // AdminFedQueue is what waits for one peer, and how it goes.

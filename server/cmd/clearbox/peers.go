@@ -22,6 +22,13 @@ type peerCommands struct {
 	Resume  peerResume  `cmd:"" help:"End a suspension."`
 	Repin   peerRepin   `cmd:"" help:"Pin a peer's new identity, by its words."`
 	Remove  peerRemove  `cmd:"" help:"End the peering; what waits is reported to its senders."`
+
+	Defederate peerDefederate `cmd:"" help:"End the peering step by step, and show how far it has come."`
+	Set        peerSet        `cmd:"" help:"Change what a peering allows: direction, features, quotas; at once."`
+	Block      peerBlock      `cmd:"" help:"Exchange nothing with a server or a whole domain."`
+	Unblock    peerUnblock    `cmd:"" help:"End a block."`
+	Blocks     peerBlocks     `cmd:"" help:"List what is blocked."`
+	Alerts     peerAlerts     `cmd:"" help:"Show what somebody must look at."`
 }
 
 type peerInvite struct {
@@ -117,9 +124,9 @@ func (c *peerList) Run(x *call) error {
 		return err
 	}
 	x.show(list, func() {
-		rows := [][]string{{"SERVER", "STATE", "COUNTRY", "LAST SEEN", "PROBLEM", "WORDS"}}
+		rows := [][]string{{"SERVER", "STATE", "COUNTRY", "DIRECTION", "LAST SEEN", "PROBLEM", "WORDS"}}
 		for _, p := range list.Peers {
-			rows = append(rows, []string{string(p.Server), p.State, dash(p.Country), when(p.LastSeen), dash(string(p.LastError)), dash(strings.Join(p.Words, " "))})
+			rows = append(rows, []string{string(p.Server), p.State, dash(p.Country), dash(p.Direction), when(p.LastSeen), dash(string(p.LastError)), dash(strings.Join(p.Words, " "))})
 		}
 		x.table(rows)
 	})
@@ -235,6 +242,9 @@ func (c *fedStatus) Run(x *call) error {
 			if s := circuitTrouble(&st.Peers[i], time.Now()); s != "" {
 				x.printf("%s\n", s)
 			}
+		}
+		if len(st.Alerts) > 0 {
+			x.printAlerts(st.Alerts)
 		}
 	})
 	return nil
