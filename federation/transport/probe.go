@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"time"
 
+	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/federation"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
@@ -62,8 +63,12 @@ func (t *Courier) Handshake(ctx context.Context, base string, allowPrivate bool)
 }
 
 // HandshakeQUIC opens one QUIC connection to an endpoint and closes it. It
-// changes no mark, and an endpoint without HTTP/3 takes it three seconds.
+// changes no mark, and an endpoint without HTTP/3 takes it three seconds. A
+// Courier without HTTP/3 gives an error with clearbox.CodeUnavailable.
 func (t *Courier) HandshakeQUIC(ctx context.Context, base string, allowPrivate bool) (*Probe, error) {
+	if t.opts.Mode == ModeH2 {
+		return nil, clearbox.Errorf(clearbox.CodeUnavailable, "HTTP/3 is off here")
+	}
 	d, err := t.findEndpoint(ctx, base, allowPrivate, true)
 	if err != nil {
 		return nil, err

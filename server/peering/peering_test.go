@@ -52,7 +52,7 @@ func TestHandshake(t *testing.T) {
 			}
 			report, err := s.service.Test(t.Context(), other)
 			must(t, err)
-			if !report.OK || len(report.Steps) != 7 {
+			if !report.OK || len(report.Steps) != 8 {
 				t.Errorf("%s: %+v", s.name, report)
 			}
 			if len(s.queues.retried) == 0 {

@@ -14,7 +14,7 @@ import (
 )
 
 // Test tries the way to a peer step by step: discovery, address, tls,
-// identity, signature, clock, round_trip. It stops at the first step that
+// identity, http3, signature, clock, round_trip. It stops at the first step that
 // fails; that is a result and no error. Nothing is changed but a newer
 // document of the peer, which is stored.
 func (s *Service) Test(ctx context.Context, server clearbox.ServerName) (wire.AdminPeerTest, error) {
@@ -44,13 +44,18 @@ func (s *Service) Test(ctx context.Context, server clearbox.ServerName) (wire.Ad
 		}
 		return fmt.Sprintf("%s, %s, certificate until %s", p.TLS, p.ALPN, p.Expires.UTC().Format(time.DateOnly)), err
 	})
+	h3 := false
 	r.step("identity", func() (string, error) {
 		doc, err := s.client.FetchDocument(ctx, server)
 		if err != nil {
 			return "", err
 		}
+		for _, e := range doc.Endpoints {
+			h3 = h3 || e.H3
+		}
 		return fmt.Sprintf("document %d, until %s", doc.Seq, time.UnixMilli(int64(doc.Expires)).UTC().Format(time.DateOnly)), nil
 	})
+	r.step("http3", func() (string, error) { return s.tryHTTP3(ctx, h3, base, peer.AllowPrivate), nil })
 	var hello *federation.Hello
 	var took time.Duration
 	r.step("signature", func() (string, error) {
@@ -71,6 +76,22 @@ func (s *Service) Test(ctx context.Context, server clearbox.ServerName) (wire.Ad
 	r.step("round_trip", func() (string, error) { return took.Round(time.Millisecond / 10).String(), nil })
 	report.OK = !r.failed
 	return report, nil
+}
+
+// tryHTTP3 tells whether the peer answers by UDP. It is no failure when it does
+// not: HTTP/2 carries as much.
+func (s *Service) tryHTTP3(ctx context.Context, offered bool, base string, allowPrivate bool) string {
+	if !offered {
+		return "not offered by the peer; HTTP/2 is used"
+	}
+	_, err := s.o.Prober.HandshakeQUIC(ctx, base, allowPrivate)
+	switch {
+	case clearbox.CodeOf(err) == clearbox.CodeUnavailable:
+		return "off at this server; HTTP/2 is used"
+	case err != nil:
+		return "no answer by UDP, look at the firewalls; HTTP/2 is used"
+	}
+	return "answers"
 }
 
 // run collects steps until one fails.

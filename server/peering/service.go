@@ -28,6 +28,7 @@ type Prober interface {
 	Endpoint(ctx context.Context, target federation.Target) (string, error)
 	Resolve(ctx context.Context, base string, allowPrivate bool) ([]string, error)
 	Handshake(ctx context.Context, base string, allowPrivate bool) (*transport.Probe, error)
+	HandshakeQUIC(ctx context.Context, base string, allowPrivate bool) (*transport.Probe, error)
 }
 
 // Queues are what waits for peers.

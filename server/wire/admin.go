@@ -225,7 +225,7 @@ type AdminPeerTest struct {
 
 // AdminStep is one step of a test, in the order in which it was done.
 type AdminStep struct {
-	Name   string        `json:"name"` // such as discovery, tls, identity, signature, clock, round_trip
+	Name   string        `json:"name"` // such as discovery, tls, identity, http3, signature, clock, round_trip
 	OK     bool          `json:"ok"`
 	Code   clearbox.Code `json:"code,omitempty"`   // why not
 	Detail string        `json:"detail,omitempty"` // for the operator
