@@ -67,20 +67,20 @@ func (tx *Tx) PutOutbox(it *OutboxItem) error {
 		return err
 	}
 	it.DeferredUntil = max(it.DeferredUntil, clearbox.Millis(until))
-	err = tx.write(`INSERT INTO outbox (peer, class, pos, deferred_until, sender_no, sender_key, message_id, accepted, expires,
-			attempts, first_try, last_try, delayed, void, hold_key, wrapped, payload)
-		VALUES ($1, $2, 0, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16) RETURNING row_no`,
-		args(string(it.Peer), string(it.Class), int64(it.DeferredUntil), it.SenderNo, it.SenderKey[:], it.MessageID[:],
-			int64(it.Accepted), int64(it.Expires), int64(it.Attempts), int64(it.FirstTry), int64(it.LastTry), number(it.Delayed),
-			number(it.Void), it.HoldKey, it.Sealed.Wrapped, it.Sealed.Payload), &it.Row)
+	var items int64
+	err = tx.write(`INSERT INTO out_streams (peer, class, stream, next_pos, fence, items, bytes) VALUES ($1, $2, $3, 1, 0, 1, $4)
+		ON CONFLICT (peer, class) DO UPDATE SET items = out_streams.items + 1, bytes = out_streams.bytes + excluded.bytes RETURNING items`,
+		args(string(it.Peer), string(it.Class), []byte{}, it.size()), &items)
 	if err != nil {
 		return err
 	}
 	it.Pos = 0
-	_, err = tx.exec(`INSERT INTO out_streams (peer, class, stream, next_pos, fence, items, bytes) VALUES ($1, $2, $3, 1, 0, 1, $4)
-		ON CONFLICT (peer, class) DO UPDATE SET items = out_streams.items + 1, bytes = out_streams.bytes + excluded.bytes`,
-		string(it.Peer), string(it.Class), []byte{}, it.size())
-	return err
+	return tx.write(`INSERT INTO outbox (peer, class, pos, deferred_until, sender_no, sender_key, message_id, accepted, expires,
+			attempts, first_try, last_try, delayed, void, hold_key, wrapped, payload, deep)
+		VALUES ($1, $2, 0, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) RETURNING row_no`,
+		args(string(it.Peer), string(it.Class), int64(it.DeferredUntil), it.SenderNo, it.SenderKey[:], it.MessageID[:],
+			int64(it.Accepted), int64(it.Expires), int64(it.Attempts), int64(it.FirstTry), int64(it.LastTry), number(it.Delayed),
+			number(it.Void), it.HoldKey, it.Sealed.Wrapped, it.Sealed.Payload, number(items > deepQueue)), &it.Row)
 }
 
 func number(b bool) int64 {

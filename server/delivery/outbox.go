@@ -73,6 +73,11 @@ func (r *Router) Take(ctx context.Context, peer clearbox.ServerName, class feder
 				break
 			}
 		}
+		if len(rows) == maxItems || size > maxBytes/2 {
+			if rows, err = r.shared(tx, storage.PeerClass{Peer: peer, Class: storage.Class(class)}, rows, maxItems, maxBytes); err != nil {
+				return err
+			}
+		}
 		first = s.NextPos
 		return tx.AssignPositions(peer, storage.Class(class), s.Stream, first, rowNumbers(rows))
 	})

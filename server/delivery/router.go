@@ -116,6 +116,7 @@ type Router struct {
 	mailboxes mailboxes
 	watchers  watchers
 	people    people
+	turns     turns
 	reaches   reaches
 	refresh   chan refresh  // capacity 64: hints; a lost one is given again
 	knocked   chan struct{} // capacity 1: a knock arrived

@@ -3,6 +3,11 @@
 ALTER TABLE peers ADD COLUMN trouble TEXT NOT NULL DEFAULT '';
 ALTER TABLE peers ADD COLUMN failing_since INTEGER NOT NULL DEFAULT 0;
 
+-- Set for what was added to a queue that was deep already; the index finds its
+-- senders without reading the queue, and costs others nothing.
+ALTER TABLE outbox ADD COLUMN deep INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX outbox_fair ON outbox (peer, class, pos, deferred_until, sender_no, row_no) WHERE deep = 1;
+
 -- What could not be delivered to a peer: metadata only.
 CREATE TABLE dead_letters (
     no         INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -27,5 +32,7 @@ CREATE INDEX dead_letters_died ON dead_letters (died);
 -- +goose Down
 
 DROP TABLE dead_letters;
+DROP INDEX outbox_fair;
+ALTER TABLE outbox DROP COLUMN deep;
 ALTER TABLE peers DROP COLUMN failing_since;
 ALTER TABLE peers DROP COLUMN trouble;
