@@ -55,6 +55,7 @@ var floors = map[string]int{
 	"server/peering":                21,
 	"server/directory/prekeys":      12,
 	"server/directory":              22,
+	"server/afar":                   22,
 	"server/delivery":               30,
 	"server/admin":                  31,
 	"server/api":                    40,
@@ -103,7 +104,7 @@ var rules = []rule{
 	},
 	{
 		who:   []string{"clients/..."},
-		never: []string{"storage/...", "federation/...", "server", "server/api", "server/auth", "server/config", "server/delivery", "server/directory", "server/admin", "server/archive", "server/presence", "server/peering", "server/logging"},
+		never: []string{"storage/...", "federation/...", "server", "server/api", "server/auth", "server/config", "server/delivery", "server/directory", "server/afar", "server/admin", "server/archive", "server/presence", "server/peering", "server/logging"},
 		why:   "clients speak, they do not peek",
 	},
 	{

@@ -42,7 +42,7 @@ func (s *Server) Run(ctx context.Context) error {
 		figures = s.figures(quic)
 	}
 
-	failed := make(chan error, len(at.public)+len(at.packets)+9) // capacity: one for each goroutine below
+	failed := make(chan error, len(at.public)+len(at.packets)+16) // capacity: one for each goroutine below
 	var doors, federating, delivering group
 	report := func(err error) {
 		if err != nil && !errors.Is(err, context.Canceled) && !errors.Is(err, http.ErrServerClosed) {
@@ -52,7 +52,7 @@ func (s *Server) Run(ctx context.Context) error {
 	delivering.start(report, s.delivery.Run, s.directory.Run, s.disk.run)
 	federating.start(report, s.auth.Run)
 	if s.sender != nil {
-		federating.start(report, s.self.Run, s.client.Run, s.sender.Run, s.peering.Run)
+		federating.start(report, s.self.Run, s.client.Run, s.sender.Run, s.peering.Run, s.ephemera.Run, s.afar.Run)
 	}
 	doors.start(report, s.api.Run)
 	var serving sync.WaitGroup

@@ -24,6 +24,7 @@ import (
 	"github.com/clearbox-im/clearbox/federation"
 	"github.com/clearbox-im/clearbox/federation/transport"
 	"github.com/clearbox-im/clearbox/server/admin"
+	"github.com/clearbox-im/clearbox/server/afar"
 	"github.com/clearbox-im/clearbox/server/api"
 	"github.com/clearbox-im/clearbox/server/archive"
 	"github.com/clearbox-im/clearbox/server/auth"
@@ -73,6 +74,9 @@ type Server struct {
 	auth      *auth.Service
 	directory *directory.Service
 	delivery  *delivery.Router
+	presence  *presence.Hub
+	afar      *afar.Service
+	ephemera  *federation.Ephemera
 	api       *api.API
 	table     *peering.Table
 	peering   *peering.Service
@@ -199,6 +203,7 @@ func (s *Server) buildRooms(ctx context.Context, c *config.Config) error {
 		dirs.Remote, dirs.SenderRoot = remote{s.client}, s.self.SenderRoot
 	}
 	s.directory = directory.New(s.store, s.auth, name, dirs)
+	s.presence = presence.New()
 	s.disk = disk{path: c.Server.DataDir, reserve: uint64(c.Limits.DiskReserve)}
 	s.delivery = delivery.New(s.store, s.keys, s.directory, routes{s}, name, delivery.Options{
 		Now: s.o.Now, Random: s.o.Random, Log: s.log, MailTTL: c.Retention.Undelivered, OutboxTTL: c.Retention.Outbox,
@@ -251,9 +256,10 @@ func (s *Server) buildExchange(c *config.Config) {
 	})
 	s.peering = peering.New(s.table, s.self, s.client, peering.Options{Prober: s.transport, Queues: s.sender, Removed: s.delivery.GiveUp, Now: s.o.Now, Random: s.o.Random, Log: s.log})
 	s.self.OnDocument(s.sender.Greet)
+	s.buildAfar(c.Server.Name)
 	s.inbox = federation.NewInbox(s.self, s.client, s.delivery, local{s.directory}, federation.InboxOptions{
 		Authorities: c.Authorities(), EnvelopesPerSecond: orNone(c.Limits.PeerEnvelopesPerSecond), BytesPerSecond: orNone(int(c.Limits.PeerBytesPerSecond)),
-		Handshake: s.peering, Now: s.o.Now, Log: s.log,
+		Handshake: s.peering, Ephemeral: s.afar.Ephemeral, Now: s.o.Now, Log: s.log,
 		Contact: func(peer clearbox.ServerName) {
 			s.client.Contact(peer)
 			s.sender.Wake(peer)
@@ -286,7 +292,7 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 		proxies = append(proxies, prefix)
 	}
 	s.api = api.New(c.Server.Name, api.Parts{
-		Auth: s.auth, Directory: s.directory, Router: s.delivery, Contacts: s.delivery, Presence: presence.New(),
+		Auth: s.auth, Directory: s.directory, Router: s.delivery, Contacts: s.delivery, Presence: s.presence, Afar: s.afar,
 		Mailbox:      func(p auth.Principal) api.Mailbox { return s.delivery.Mailbox(p) },
 		Archive:      archive.New(s.store, archive.Options{MaxItems: orUnlimited(int64(c.Limits.ArchiveItems)), MaxBytes: orUnlimited(int64(c.Limits.ArchiveSize))}),
 		Admin:        admin.New(s.store, s.auth, c.Server.Name, deeds),

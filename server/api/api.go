@@ -23,6 +23,7 @@ import (
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/server/admin"
+	"github.com/clearbox-im/clearbox/server/afar"
 	"github.com/clearbox-im/clearbox/server/archive"
 	"github.com/clearbox-im/clearbox/server/auth"
 	"github.com/clearbox-im/clearbox/server/auth/throttle"
@@ -63,7 +64,8 @@ type Mailbox interface {
 // goroutine per idle socket. fn never blocks.
 type waker interface{ OnWake(fn func()) }
 
-// Parts are the rooms behind the doors. All but StatusEvents are required.
+// Parts are the rooms behind the doors. All but StatusEvents and Afar are
+// required.
 type Parts struct {
 	Auth      *auth.Service
 	Directory *directory.Service
@@ -73,6 +75,7 @@ type Parts struct {
 	Archive   *archive.Service
 	Presence  *presence.Hub
 	Admin     *admin.Service
+	Afar      *afar.Service // presence and signals across servers; nil without federation
 	// Servers tells what is known of a server.
 	Servers func(ctx context.Context, server clearbox.ServerName) (wire.ServerInfo, error)
 
@@ -130,6 +133,7 @@ type API struct {
 	limits    atomic.Pointer[limits]
 	watches   *throttle.Buckets // watch frames by account
 	contacts  *throttle.Buckets // changes of who may write, by account
+	signals   *throttle.Buckets // signals, by account
 	sockets   *sockets
 	workers   *workers
 	draining  atomic.Bool
@@ -146,6 +150,7 @@ func New(server clearbox.ServerName, parts Parts, o Options) *API {
 	a := &API{server: server, parts: parts, o: o, stopping: make(chan struct{})}
 	a.SetLimits(o.Limits)
 	a.watches = throttle.New(60, time.Second, 50_000)
+	a.signals = throttle.New(20, time.Second/2, 50_000)
 	a.contacts = throttle.New(60, 2*time.Second, 50_000)
 	a.sockets = newSockets()
 	a.workers = newWorkers()

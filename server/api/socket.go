@@ -12,6 +12,7 @@ import (
 	"github.com/coder/websocket"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/server/afar"
 	"github.com/clearbox-im/clearbox/server/auth"
 	"github.com/clearbox-im/clearbox/server/delivery"
 	"github.com/clearbox-im/clearbox/server/presence"
@@ -45,6 +46,7 @@ type socket struct {
 	pending  int           // submissions without an answer
 	settled  chan struct{} // closed when pending is 0, if somebody waits
 	watch    *presence.Watch
+	far      *afar.Watch // of people of other servers
 	stopNews func()
 
 	room chan struct{} // capacity wire.WindowSends: submissions without an answer
@@ -357,6 +359,9 @@ func (s *socket) leave() {
 	}
 	if s.watch != nil {
 		s.watch.Close()
+	}
+	if s.far != nil {
+		s.far.Close()
 	}
 	if s.stopNews != nil {
 		s.stopNews()

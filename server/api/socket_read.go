@@ -305,6 +305,9 @@ func (s *socket) handle(f *wire.ClientFrame) bool {
 			return false
 		}
 		s.follows(f.Users)
+		s.followsAfar(f.Tokens)
+	case wire.FrameSignal:
+		s.api.signal(s.who, f.To)
 	}
 	return true
 }
@@ -382,6 +385,23 @@ func (s *socket) follows(users []clearbox.UserID) {
 		})
 	}
 	s.watch.Set(users)
+}
+
+// followsAfar is follows for people of other servers, whose tokens the client
+// has. The first one makes the watch: nothing is asked for who needs none.
+func (s *socket) followsAfar(tokens []wire.WatchToken) {
+	if s.far == nil {
+		if s.api.parts.Afar == nil || len(tokens) == 0 {
+			return
+		}
+		s.far = s.api.parts.Afar.Watch(s.who.User.UID, func(u clearbox.UserID, p wire.Presence) {
+			online := p == wire.PresenceActive
+			s.send(&wire.ServerFrame{Type: wire.FrameOnline, User: u, Online: &online, Presence: p})
+		})
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), readTimeout)
+	defer cancel()
+	s.far.Set(ctx, tokens)
 }
 
 // How the socket's health is judged. A peer that vanished is found within

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/server/wire"
 )
 
@@ -16,6 +17,7 @@ const pingSlots = 20
 type sockets struct {
 	mu       sync.Mutex                            // guards what follows
 	byDevice map[int64]*socket                     // by number of the device
+	byName   map[deviceName]*socket                // the same by the name of the device
 	slots    [pingSlots]map[*socket]struct{}       // for pings
 	polls    map[string]map[chan struct{}]struct{} // long polls by session; closed when it is revoked
 	next     int                                   // slot of the next socket
@@ -23,8 +25,16 @@ type sockets struct {
 	open     sync.WaitGroup                        // a socket's reader, until everything of it is released
 }
 
+// deviceName is what others call a device.
+type deviceName struct {
+	user clearbox.UserID
+	id   clearbox.DeviceID
+}
+
+func (s *socket) name() deviceName { return deviceName{s.who.User, s.who.Device} }
+
 func newSockets() *sockets {
-	s := &sockets{byDevice: make(map[int64]*socket), polls: make(map[string]map[chan struct{}]struct{})}
+	s := &sockets{byDevice: make(map[int64]*socket), byName: make(map[deviceName]*socket), polls: make(map[string]map[chan struct{}]struct{})}
 	for i := range s.slots {
 		s.slots[i] = make(map[*socket]struct{})
 	}
@@ -40,7 +50,7 @@ func (k *sockets) add(s *socket) (older *socket, ok bool) {
 		return nil, false
 	}
 	older = k.byDevice[s.who.DeviceNo]
-	k.byDevice[s.who.DeviceNo] = s
+	k.byDevice[s.who.DeviceNo], k.byName[s.name()] = s, s
 	s.slot = k.next % pingSlots
 	k.next++
 	k.slots[s.slot][s] = struct{}{}
@@ -53,6 +63,9 @@ func (k *sockets) remove(s *socket) {
 	k.mu.Lock()
 	if k.byDevice[s.who.DeviceNo] == s {
 		delete(k.byDevice, s.who.DeviceNo)
+	}
+	if k.byName[s.name()] == s {
+		delete(k.byName, s.name())
 	}
 	delete(k.slots[s.slot], s)
 	k.mu.Unlock()

@@ -19,6 +19,7 @@ import (
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/server/admin"
+	"github.com/clearbox-im/clearbox/server/afar"
 	"github.com/clearbox-im/clearbox/server/api"
 	"github.com/clearbox-im/clearbox/server/archive"
 	"github.com/clearbox-im/clearbox/server/auth"
@@ -82,6 +83,7 @@ type setup struct {
 
 	directory directory.Options
 	peers     delivery.Peers // noRoute if nil
+	afar      func(*world) *afar.Service
 
 	mailbox func(api.Mailbox) api.Mailbox
 	router  func(api.Router) api.Router
@@ -119,6 +121,9 @@ func newWorld(t testing.TB, o setup) *world {
 			return wire.ServerInfo{Server: name, State: wire.ServerUnreachable, Since: 5, Controller: "Clinic", Country: "AT", Contact: "dpo@" + string(name),
 				Roots: []wire.SenderRoot{{Key: make([]byte, 33), NotBefore: 1, Expires: 2}}}, nil
 		},
+	}
+	if o.afar != nil {
+		parts.Afar = o.afar(w)
 	}
 	if o.mailbox != nil {
 		open := parts.Mailbox
