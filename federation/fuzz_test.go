@@ -47,6 +47,37 @@ func goldenTransaction(t testing.TB) []byte {
 	return b
 }
 
+// FuzzHello reads greetings with everything that may stand in them.
+func FuzzHello(f *testing.F) {
+	full, err := federation.EncodeHello(&federation.Hello{
+		Seq: 7, Hash: make([]byte, 32), Seen: make([]byte, 32), Clock: 1793534400000,
+		Streams: []federation.Position{{Class: federation.ClassMessage, Stream: make([]byte, 16), Fence: 3, Last: 9}},
+		Gossip:  &federation.Gossip{Asked: [][]byte{make([]byte, 32)}, Evaluated: [][]byte{make([]byte, 32)}, Views: [][]byte{make([]byte, 100)}},
+	})
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(full)
+	f.Add([]byte{0xa0})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := federation.DecodeHello(b)
+		if err != nil {
+			return
+		}
+		again, err := federation.EncodeHello(h)
+		if err != nil {
+			t.Fatal(err)
+		}
+		h2, err := federation.DecodeHello(again)
+		if err != nil {
+			t.Fatalf("what was printed is not read: %v", err)
+		}
+		if third, err := federation.EncodeHello(h2); err != nil || !bytes.Equal(third, again) {
+			t.Fatal("reading and printing is not stable")
+		}
+	})
+}
+
 func FuzzEphemeral(f *testing.F) {
 	b, _, err := federation.EncodeEphemeral(fleetings())
 	if err != nil {

@@ -420,6 +420,37 @@ func TestThreat25StolenSigningKey(t *testing.T) {
 	})
 }
 
+// A peer holds each new signing key before the first request under it.
+func TestPeersSeeAKeyBeforeItIsUsed(t *testing.T) {
+	two(t, nil, func(w *world, a, b *node) {
+		used := map[string]bool{}
+		w.set(func(x *wire) {
+			x.ask = func(req *http.Request, body []byte) []byte {
+				if req.Header.Get("Clearbox-Origin") != "a.test" {
+					return body
+				}
+				_, kid, _ := strings.Cut(req.Header.Get("Signature-Input"), `keyid="`)
+				kid, _, _ = strings.Cut(kid, `"`)
+				doc := b.client.Document(context.Background(), "a.test")
+				if _, ok := doc.FedSign(kid, time.Now()); !ok {
+					t.Errorf("after %d keys: %s is used before the peer has it", len(used), kid)
+				}
+				used[kid] = true
+				return body
+			}
+		})
+		for range 80 {
+			wait(t, 24*time.Hour)
+			if err := a.hello("b.test"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if len(used) != 2 {
+			t.Errorf("%d signing keys were used", len(used))
+		}
+	})
+}
+
 // Every kind of key can be revoked, in use or waiting, and has a usable
 // successor at once.
 func TestRevokeEveryKey(t *testing.T) {

@@ -53,3 +53,40 @@ func FuzzVerify(f *testing.F) {
 		}
 	})
 }
+
+// What strangers ask to be evaluated either is refused or has an answer that
+// both ways of computing agree on.
+func FuzzBlind(f *testing.F) {
+	own, err := curve.NewBlind(bytes.NewReader(bytes.Repeat([]byte{7}, 64)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	asker, err := curve.NewBlind(bytes.NewReader(bytes.Repeat([]byte{8}, 64)))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(asker.Ask("c", []byte("a.test")))
+	f.Add([]byte{})
+	f.Add(make([]byte, 32))
+	for _, k := range lowOrderKeys(f) {
+		f.Add(k.Bytes()[1:])
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		evaluated, err := own.Evaluate(b)
+		if err != nil {
+			return
+		}
+		if len(evaluated) != 32 {
+			t.Fatalf("%d bytes", len(evaluated))
+		}
+		if _, err := asker.Reveal(evaluated); err != nil {
+			t.Fatalf("what was evaluated cannot be revealed: %v", err)
+		}
+		word := asker.Ask("c", b)
+		if e, err := own.Evaluate(word); err != nil {
+			t.Fatal(err)
+		} else if got, err := asker.Reveal(e); err != nil || !bytes.Equal(got, own.Word("c", b)) {
+			t.Fatalf("the two sides differ: %v", err)
+		}
+	})
+}

@@ -65,7 +65,7 @@ type Options struct {
 	PublicURL string          // where people reach the server; invite links begin with it
 	InviteTTL time.Duration   // of invites; the standard of server/auth if 0
 	Mode      string          // of federation, for the status: closed or allowlist
-	Identity  []byte          // this server's public identity key
+	Identity  []byte          // this server's public identity key, where there are no Identities
 	Started   clearbox.Millis // when the process began
 	Version   wire.Version    //
 
@@ -111,7 +111,11 @@ func (s *Service) Status(ctx context.Context, a Actor) (wire.AdminStatus, error)
 		Words: []string{}, Ready: true, Checks: []wire.ReadyCheck{},
 		Goroutines: runtime.NumGoroutine(), OpenFiles: openFiles(),
 	}
-	if len(s.o.Identity) > 0 {
+	switch {
+	case s.o.Identities != nil: // it may have changed since the start
+		id := s.o.Identities.Show()
+		st.Pin, st.Words = id.Pin, id.Words
+	case len(s.o.Identity) > 0:
 		pin := sha256.Sum256(s.o.Identity)
 		st.Pin, st.Words = hex.EncodeToString(pin[:]), keys.FingerprintWords(s.o.Identity)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/server/config"
+	"github.com/clearbox-im/clearbox/server/identity"
 )
 
 type initCommand struct {
@@ -165,10 +166,12 @@ func (x *call) existing(path string, cfg *config.Config) (already bool, f findin
 		if l.Config.Server.Name != cfg.Server.Name {
 			return false, bad(name, "choose another folder with --dir", "%s exists and is for %s; nothing is overwritten", path, l.Config.Server.Name)
 		}
-		for _, key := range []string{l.Config.Keys.RootKeyFile, l.Config.Keys.IdentityKeyFile} {
-			if _, err := config.ReadKey(key); err != nil {
-				return false, bad(name, "restore the key from your backup", "%s exists, but its key does not: %v", path, err)
-			}
+		_, err = config.ReadKey(l.Config.Keys.RootKeyFile)
+		if err == nil {
+			_, err = identity.Files{Path: l.Config.Keys.IdentityKeyFile}.Read()
+		}
+		if err != nil {
+			return false, bad(name, "restore the key from your backup", "%s exists, but its key does not: %v", path, err)
 		}
 		return true, ok(name, "%s is set up for %s already", dir, cfg.Server.Name)
 	} else if !errors.Is(err, fs.ErrNotExist) {
