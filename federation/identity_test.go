@@ -118,6 +118,9 @@ func TestThreat07GossipShowsASplitView(t *testing.T) {
 				genuine := c.self.Document()
 				other := *genuine
 				other.Legal.Controller = "Somebody else"
+				if name == "another identity" { // and of another time, so that nothing else tells
+					other.Seq--
+				}
 				forged, err := federation.ParseDocument(signed(t, &other, identityOfC))
 				if err != nil {
 					t.Fatal(err)
@@ -261,6 +264,24 @@ func TestThreat18VersionDowngrade(t *testing.T) {
 		if got := b.alerts.take(); !slices.Equal(got, []string{"downgrade a.test"}) {
 			t.Errorf("alerts: %v", got)
 		}
+
+		// The same when the receiver does not know yet which document of it the peer holds.
+		w.set(func(x *wire) { x.cut = true })
+		b.restart()
+		wait(t, time.Minute)
+		if r, err = http.NewRequest(http.MethodPost, "https://b.test"+federation.PathHello, nil); err != nil {
+			t.Fatal(err)
+		}
+		r.Header.Set("Content-Type", federation.TypeCBOR)
+		r.Header.Set("Clearbox-Version", "1.1")
+		if _, err := federation.SignRequest(r, nil, "a.test", "b.test", a.self.SigningKey(), time.Now(), seeded{rng(3)}); err != nil {
+			t.Fatal(err)
+		}
+		b.receive(r, nil)
+		if got := b.alerts.take(); !slices.Equal(got, []string{"downgrade a.test"}) {
+			t.Errorf("alerts after a restart: %v", got)
+		}
+		w.set(func(x *wire) { x.cut = false })
 
 		// The document with other versions, under the old signature.
 		var form struct{ Payload, Signatures string }
@@ -599,11 +620,27 @@ func TestIdentityOffline(t *testing.T) {
 		if clearbox.CodeOf(a.self.Usable()) != clearbox.CodeExpired {
 			t.Error("usable without a document")
 		}
+		w.set(func(x *wire) {
+			x.ask = func(req *http.Request, body []byte) []byte {
+				if req.Header.Get("Clearbox-Origin") == "a.test" {
+					t.Error("a request was signed that nobody can believe")
+				}
+				return body
+			}
+		})
 		a.send("b.test", 1)
 		wait(t, time.Hour)
 		if a.outbox.unsettled() != 1 {
 			t.Error("a message went out")
 		}
+		r, err := http.NewRequest(http.MethodGet, "https://a.test"+federation.PathServer, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp := a.receive(r, nil); resp.StatusCode != http.StatusServiceUnavailable {
+			t.Errorf("the document that ended is answered with %d", resp.StatusCode)
+		}
+		w.set(func(x *wire) { x.ask = nil })
 		if err := b.hello("a.test"); err == nil {
 			t.Error("a greeting was answered")
 		}
