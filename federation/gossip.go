@@ -65,7 +65,7 @@ func (a *asking) request() *Gossip {
 // gossips tells whether third servers are spoken about with a peer: both sides
 // allow it, and both have listed the other.
 func (c *Client) gossips(p *Peer) bool {
-	if !c.opts.Gossip || p.State != PeerActive {
+	if !c.opts.Gossip || p.State != PeerActive || p.FirstUse {
 		return false
 	}
 	doc := c.document(p)

@@ -210,6 +210,15 @@ func TestGossipSaysOnlyWhatBothKnow(t *testing.T) {
 				t.Errorf("%s was alarmed: %v", n.name, got)
 			}
 		}
+		b.peers.change("a.test", func(p *federation.Peer) { p.FirstUse = true })
+		wait(t, 11*time.Minute)
+		bodies = nil
+		if err := a.hello("b.test"); err != nil {
+			t.Fatal(err)
+		}
+		if bytes.Contains(bodies[1], []byte("views")) {
+			t.Error("a server that came by itself is told about third servers")
+		}
 	})
 }
 

@@ -43,6 +43,7 @@ type Peer struct {
 	AllowPrivate bool     // private addresses may be dialled
 	ClockOffset  time.Duration
 
+	FirstUse  bool      // it came by itself and nobody agreed with its operator: not told about third servers
 	Direction Direction // "" is both
 	Features  []string  // what is exchanged beyond messages; nothing unless it is named here
 	Envelopes int       // a second that it may bring; 0 as all peers

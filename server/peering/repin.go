@@ -44,6 +44,11 @@ func (s *Service) Repin(ctx context.Context, deed storage.AuditEntry, server cle
 		}
 		before := p.Pin
 		s.table.adopt(p, doc)
+		for _, kind := range []federation.Alert{federation.AlertIdentity, federation.AlertRollback, federation.AlertSplitView} {
+			if err := settled(tx, server, kind); err != nil {
+				return err
+			}
+		}
 		return audit(tx, deed, server, "pin "+hex.EncodeToString(before)+" to "+hex.EncodeToString(p.Pin))
 	})
 	if err != nil {

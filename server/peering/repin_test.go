@@ -9,6 +9,7 @@ import (
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/crypto/keys"
+	"github.com/clearbox-im/clearbox/federation"
 	"github.com/clearbox-im/clearbox/server/wire"
 	"github.com/clearbox-im/clearbox/storage"
 )
@@ -41,6 +42,7 @@ func TestRepin(t *testing.T) {
 		if p, _ := a.table.Stored("b.test"); !bytes.Equal(p.Pin, old.Pin) {
 			t.Fatal("other words changed the pin")
 		}
+		must(t, a.table.Alert(ctx, "b.test", federation.AlertIdentity))
 		said := append([]string{}, words...)
 		said[0] = " " + string(bytes.ToUpper([]byte(said[0])))
 		must(t, a.service.Repin(ctx, deed("peer.repin"), "b.test", said))
@@ -51,6 +53,13 @@ func TestRepin(t *testing.T) {
 		if bytes.Equal(p.Pin, old.Pin) || p.State != storage.PeerActive || p.Country != old.Country {
 			t.Errorf("%+v", p)
 		}
+		must(t, a.store.View(ctx, func(tx *storage.Tx) error {
+			alerts, err := tx.PeerAlerts()
+			if len(alerts) != 0 {
+				t.Errorf("still told: %+v", alerts)
+			}
+			return err
+		}))
 		if got := a.audits(); got[len(got)-1] != "peer.repin b.test" {
 			t.Errorf("audit: %v", got)
 		}

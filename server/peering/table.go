@@ -163,7 +163,7 @@ func (t *Table) Peer(_ context.Context, server clearbox.ServerName) (federation.
 	out := federation.Peer{
 		Server: server, State: federation.PeerState(p.State), Document: p.Document, Endpoints: p.Endpoints, Fixed: fixed,
 		AllowPrivate: p.AllowPrivate, ClockOffset: time.Duration(p.ClockOffset) * time.Millisecond,
-		Direction: federation.Direction(p.Direction), Features: p.Features,
+		Direction: federation.Direction(p.Direction), Features: p.Features, FirstUse: p.FirstUse,
 	}
 	out.Envelopes, out.Bytes = t.quota(&p)
 	if p.State == storage.PeerLeaving || p.State == storage.PeerActive && !t.serves(&p) {
