@@ -33,6 +33,9 @@ type ClientOptions struct {
 	// Strangers makes peers of servers that nobody agreed with; nil makes none.
 	Strangers Strangers
 	Gossip    bool // compares with peers what servers that both know show them
+	// Answered is called when a peer has answered a question: it is there, and
+	// queues that wait for it need not. It must not block; nil does nothing.
+	Answered func(clearbox.ServerName)
 }
 
 // Client makes signed requests to peers and verifies their answers. It is safe

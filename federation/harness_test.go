@@ -60,6 +60,7 @@ type node struct {
 	dir      *phonebook
 	offset   time.Duration // of this node's clock
 	window   int
+	wakes    bool          // an answered question wakes the queue
 	delay    time.Duration // of batches, at most
 	rate     int
 	opened   int
@@ -139,7 +140,11 @@ func (n *node) open() {
 		t.Fatal(err)
 	}
 	random := &lockedRandom{r: seeded{rand.New(rand.NewPCG(9, uint64(n.name[0])+uint64(time.Now().UnixNano())))}}
-	n.client = federation.NewClient(n.self, n.peers, n, federation.ClientOptions{Now: n.now, Random: random, Alert: n.alerts.add, Gossip: !n.mute})
+	n.client = federation.NewClient(n.self, n.peers, n, federation.ClientOptions{Now: n.now, Random: random, Alert: n.alerts.add, Gossip: !n.mute, Answered: func(peer clearbox.ServerName) {
+		if n.wakes {
+			n.sender.Wake(peer)
+		}
+	}})
 	n.sender = federation.NewSender(n.client, n.outbox, federation.SenderOptions{Now: n.now, Random: random, Window: n.window, BatchDelay: n.delay})
 	n.self.OnDocument(n.sender.Greet)
 	n.inbox.Store(federation.NewInbox(n.self, n.client, n.acceptor, n.dir, federation.InboxOptions{

@@ -69,6 +69,24 @@ func TestQuestionsToAPeerThatIsAway(t *testing.T) {
 	})
 }
 
+// A peer that has answered a question is there: a queue that backs off for long
+// goes on.
+func TestAnsweredQuestionEndsTheWait(t *testing.T) {
+	two(t, func(w *world, a, b *node) { a.wakes = true }, func(w *world, a, b *node) {
+		w.set(func(x *wire) { x.cut = true })
+		a.send("b.test", 1)
+		wait(t, 30*time.Hour)
+		w.set(func(x *wire) { x.cut = false })
+		if _, err := a.client.Devices(w.t.Context(), clearbox.UserID{UID: knownUID, Server: "b.test"}); err != nil {
+			t.Fatal(err)
+		}
+		wait(t, 10*time.Second)
+		if n := b.acceptor.count(); n != 1 {
+			t.Errorf("delivered %d", n)
+		}
+	})
+}
+
 // Only the peer's own signed word is believed about its people.
 func TestForgedDirectoryAnswer(t *testing.T) {
 	two(t, nil, func(w *world, a, b *node) {

@@ -245,6 +245,11 @@ func (s *Server) buildFederation(ctx context.Context, c *config.Config) error {
 	})
 	s.client = federation.NewClient(s.self, s.table, s.transport, federation.ClientOptions{
 		Now: s.o.Now, Random: s.o.Random, Log: s.log, Gossip: c.Federation.Gossip, Alert: s.alert, Strangers: s.strangers(c),
+		Answered: func(peer clearbox.ServerName) {
+			if s.sender != nil {
+				s.sender.Wake(peer)
+			}
+		},
 	})
 	return nil
 }
