@@ -50,6 +50,8 @@ func standing(p *storage.Peer) (wire.ServerState, clearbox.Millis) {
 		return wire.ServerSuspended, p.StateSince
 	case p.LastError == clearbox.CodePeerBlocked:
 		return wire.ServerSuspended, 0
+	case p.Failures > 0 && p.Since != 0:
+		return wire.ServerUnreachable, p.Since
 	case p.Failures > 0:
 		return wire.ServerUnreachable, p.LastSeen
 	}

@@ -48,6 +48,10 @@ func TestKnown(t *testing.T) {
 		if info := known("b.test", wire.ServerUnreachable); info.Since != seen {
 			t.Errorf("unreachable since %d, want %d", info.Since, seen)
 		}
+		must(t, a.table.SaveStatus(t.Context(), "b.test", federation.Status{Failures: 2, LastError: clearbox.CodePeerUnreachable, Since: seen - 5}))
+		if info := known("b.test", wire.ServerUnreachable); info.Since != seen-5 {
+			t.Errorf("unreachable since %d, want %d", info.Since, seen-5)
+		}
 		must(t, a.table.SaveStatus(t.Context(), "b.test", federation.Status{Failures: 2, LastError: clearbox.CodePeerBlocked}))
 		known("b.test", wire.ServerSuspended) // there
 		must(t, a.table.SaveStatus(t.Context(), "b.test", federation.Status{}))
