@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
@@ -44,6 +45,8 @@ type wire struct {
 	dropAnswer float64
 	duplicate  float64
 	attempts   int
+	dark       map[clearbox.ServerName]bool                              // what comes from or goes to them fails at once
+	tar        map[clearbox.ServerName]bool                              // what goes to them gets no answer
 	answer     func(req *http.Request, body []byte, resp *http.Response) // may change an answer
 	ask        func(req *http.Request, body []byte) []byte               // may change a request
 }
@@ -68,6 +71,8 @@ type node struct {
 	mute     bool                // no gossip
 	previous ed25519.PrivateKey
 	alerts   alertLog
+	many     outboxes     // instead of outbox; one for each peer
+	diary    *slog.Logger // of the sender; nil discards
 
 	self   *federation.Self
 	client *federation.Client
@@ -145,7 +150,11 @@ func (n *node) open() {
 			n.sender.Wake(peer)
 		}
 	}})
-	n.sender = federation.NewSender(n.client, n.outbox, federation.SenderOptions{Now: n.now, Random: random, Window: n.window, BatchDelay: n.delay})
+	var queue federation.Outbox = n.outbox
+	if n.many != nil {
+		queue = n.many
+	}
+	n.sender = federation.NewSender(n.client, queue, federation.SenderOptions{Now: n.now, Random: random, Window: n.window, BatchDelay: n.delay, Log: n.diary})
 	n.self.OnDocument(n.sender.Greet)
 	n.inbox.Store(federation.NewInbox(n.self, n.client, n.acceptor, n.dir, federation.InboxOptions{
 		Now: n.now, Contact: n.sender.Wake, EnvelopesPerSecond: n.rate, Ephemeral: n.heard.add,
@@ -258,11 +267,11 @@ func (n *node) Do(_ context.Context, target federation.Target, req *http.Request
 	if req.Body != nil {
 		body, _ = io.ReadAll(req.Body)
 	}
-	if wire.hole {
+	if wire.hole || wire.tar[target.Server] {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	if wire.cut || draw[0] < wire.dropAsk {
+	if wire.cut || wire.dark[n.name] || wire.dark[target.Server] || draw[0] < wire.dropAsk {
 		return nil, errCut
 	}
 	delay := wire.latency + time.Duration(draw[3]*float64(wire.jitter))

@@ -190,15 +190,16 @@ func TestOutboxFailures(t *testing.T) {
 	}
 }
 
-func TestPoisonItemIsRejectedAlone(t *testing.T) {
+// Row 10: what cannot be read is rejected alone in the middle of a batch.
+func TestThreat10PoisonItem(t *testing.T) {
 	two(t, nil, func(w *world, a, b *node) {
 		w.set(func(x *wire) { x.cut = true })
 		for i := range 256 {
 			r := a.outbox.add("a.test", "b.test")
 			switch i {
-			case 100:
+			case 127:
 				r.item.Envelopes[0].Registration = 1 << 15 // refused by the decoder
-			case 101:
+			case 128:
 				r.item.Crit = []string{"time_travel"}
 			}
 		}
@@ -208,10 +209,10 @@ func TestPoisonItemIsRejectedAlone(t *testing.T) {
 		if n := b.acceptor.count(); n != 254 {
 			t.Errorf("delivered %d", n)
 		}
-		if r := a.outbox.rows[100]; r.verdict != federation.VerdictRejected || r.reason != clearbox.CodeBadRequest {
+		if r := a.outbox.rows[127]; r.verdict != federation.VerdictRejected || r.reason != clearbox.CodeBadRequest {
 			t.Errorf("poison: %s %s", r.verdict, r.reason)
 		}
-		if r := a.outbox.rows[101]; r.verdict != federation.VerdictRejected || r.reason != clearbox.CodeUnsupportedCritical {
+		if r := a.outbox.rows[128]; r.verdict != federation.VerdictRejected || r.reason != clearbox.CodeUnsupportedCritical {
 			t.Errorf("critical: %s %s", r.verdict, r.reason)
 		}
 	})
@@ -297,9 +298,9 @@ func TestFencing(t *testing.T) {
 	})
 }
 
-// The receiver was restored from a backup and expects a position that nobody
+// Row 26: the receiver was restored from a backup and expects a position that nobody
 // holds any more: a new stream begins and nothing stalls.
-func TestRestoredReceiver(t *testing.T) {
+func TestThreat26RestoredReceiver(t *testing.T) {
 	two(t, nil, func(w *world, a, b *node) {
 		a.send("b.test", 50)
 		wait(t, time.Second)

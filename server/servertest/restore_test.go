@@ -9,10 +9,10 @@ import (
 	"github.com/clearbox-im/clearbox/server/servertest"
 )
 
-// A homeserver is put back to what it was some messages ago. Its peer has
+// Row 26: a homeserver is put back to what it was some messages ago. Its peer has
 // accepted positions that it does not remember: what is sent from then on must
 // not be taken for repeats of what was sent before.
-func TestRestoreOfASendersServer(t *testing.T) {
+func TestThreat26RestoreOfASendersServer(t *testing.T) {
 	servertest.Run(t, two, func(w *servertest.World) {
 		alice, bob := w.Join("alice@a.test"), w.Join("bob@b.test")
 		var want []string
