@@ -197,6 +197,9 @@ func (s *Service) RevokeKey(ctx context.Context, deed storage.AuditEntry, kid st
 	if !found {
 		return wire.AdminIdentity{}, clearbox.Errorf(clearbox.CodeNotFound, "there is no operational key with this id; see `clearbox identity show`")
 	}
+	if s.self.Report().Offline {
+		return wire.AdminIdentity{}, clearbox.Errorf(clearbox.CodeConflict, "the identity is offline, and only it can revoke a key: clearbox identity import")
+	}
 	deed.Object = kid
 	if err := s.audit(ctx, deed); err != nil {
 		return wire.AdminIdentity{}, err
