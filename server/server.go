@@ -190,7 +190,7 @@ func (s *Server) buildRooms(ctx context.Context, c *config.Config) error {
 		return err
 	}
 	dirs := directory.Options{
-		Now: s.o.Now, Random: s.o.Random, Log: s.log, AnyName: true,
+		Now: s.o.Now, Random: s.o.Random, Log: s.log,
 		// The router is built with the directory and asked for nothing before.
 		MayReach: func(ctx context.Context, peer clearbox.ServerName, uid clearbox.UID, token []byte) (bool, error) {
 			return s.delivery.MayReach(ctx, peer, uid, token)

@@ -39,6 +39,12 @@ type arguments struct {
 	Recv         recvCommand     `cmd:"" help:"Show new messages, and what could not be delivered."`
 	Chat         chatCommand     `cmd:"" help:"Talk with somebody, line by line."`
 	Contacts     contactsCommand `cmd:"" help:"List, look up and accept contacts."`
+	Requests     requestsCommand `cmd:"" help:"List who asks to be accepted."`
+	Accept       acceptCommand   `cmd:"" help:"Accept somebody who asks: they may write to you, and you to them."`
+	Decline      declineCommand  `cmd:"" help:"Let a request lie; the other side is not told."`
+	Block        blockCommand    `cmd:"" help:"Shut somebody out; they are not told."`
+	Unblock      unblockCommand  `cmd:"" help:"Take a block back."`
+	Blocks       blocksCommand   `cmd:"" help:"List who is blocked."`
 	SafetyNumber safetyCommand   `cmd:"" name:"safety-number" help:"Show the number that proves a contact's keys when both sides see the same."`
 	Devices      devicesCommand  `cmd:"" help:"List the account's devices, or remove one."`
 	Status       statusCommand   `cmd:"" help:"Show account, connection and queue."`

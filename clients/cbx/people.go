@@ -29,6 +29,8 @@ type contactLine struct {
 	Accepted bool            `json:"accepted"`
 	Changed  bool            `json:"changed,omitempty"`
 	Devices  int             `json:"devices,omitempty"`
+	Pending  bool            `json:"pending,omitempty"` // was asked to accept us, or has to be
+	Blocked  bool            `json:"blocked,omitempty"`
 }
 
 func (a *app) contact(c core.Contact) {
@@ -37,13 +39,20 @@ func (a *app) contact(c core.Contact) {
 		name = c.User.String()
 	}
 	notes := string(c.Trust)
-	if !c.Accepted {
+	switch {
+	case c.Blocked:
+		notes += ", blocked"
+	case c.Pending && c.Asked:
+		notes += ", was asked to accept you"
+	case c.Pending:
+		notes += ", will be asked to accept you when you write"
+	case !c.Accepted:
 		notes += ", not accepted"
 	}
 	if c.Changed {
 		notes += ", SAFETY NUMBER CHANGED"
 	}
-	a.say(contactLine{"contact", c.Address, c.User, c.Trust, c.Accepted, c.Changed, c.Devices}, "%s  %s", name, notes)
+	a.say(contactLine{"contact", c.Address, c.User, c.Trust, c.Accepted, c.Changed, c.Devices, c.Pending, c.Blocked}, "%s  %s", name, notes)
 }
 
 type contactsList struct{}
@@ -305,7 +314,7 @@ func (c *statusCommand) Run(ctx context.Context, a *app) error {
 		}
 		out := map[string]any{
 			"type": "status", "address": who.Address.String(), "user": who.User, "device": who.Device, "device_name": who.Name,
-			"server_url": p.ServerURL, "queued": st.Queued, "unshown": st.Unshown, "held": st.Held, "failed": st.Failed,
+			"server_url": p.ServerURL, "queued": st.Queued, "waiting": st.Waiting, "unshown": st.Unshown, "held": st.Held, "failed": st.Failed,
 		}
 		reach, session := "not asked", "not asked"
 		if !c.Offline {
@@ -314,6 +323,9 @@ func (c *statusCommand) Run(ctx context.Context, a *app) error {
 		}
 		a.say(out, "%s, device %d (%s)\nserver:  %s: %s\nsession: %s\nqueue:   %d to send, %d new to read, %d held back",
 			who.Address, who.Device, clean(who.Name), p.ServerURL, reach, session, st.Queued, st.Unshown, st.Held)
+		if st.Waiting > 0 && !a.JSON {
+			fmt.Fprintf(a.stdout, "waiting: %d until somebody accepts you; cbx contacts says who\n", st.Waiting)
+		}
 		if st.Failed > 0 && !a.JSON {
 			fmt.Fprintf(a.stdout, "failed:  %d not delivered; cbx recv says which and why, once\n", st.Failed)
 		}

@@ -33,15 +33,24 @@ var reasons = map[clearbox.Code]string{
 	clearbox.CodeRateLimited:          "you wrote more than your server takes at a time",
 	clearbox.CodeBadRequest:           "your server does not understand it; update cbx",
 	clearbox.CodeInternal:             "something is wrong at your server; its administrator can find it in the log",
+	clearbox.CodeConsentRequired:      "they have not accepted you",
 	// Why it cannot be read.
-	"misrouted":      "it was meant for somebody else",
-	"no_session":     "the keys for it are gone",
-	"not_authentic":  "it was altered on the way",
-	"not_understood": "its format is not known",
+	"bad_padding":           "it is not padded as sealed messages are",
+	"not_sealed_for_us":     "it was sealed for other keys than yours, or altered on the way",
+	"certificate_stolen":    "its certificate is not that of the key that sealed it",
+	"certificate_expired":   "its sender's certificate had ended before SERVER took it",
+	"certificate_untrusted": "SERVER does not vouch for its sender",
+	"wrong_server":          "it names a sender who is not of SERVER",
+	"wrong_identity":        "its sender's certificate names another key than the one you know",
+	"misrouted":             "it was meant for somebody else",
+	"no_session":            "the keys for it are gone",
+	"not_authentic":         "it was altered on the way",
+	"not_understood":        "its format is not known",
 }
 
 // waiting are the sentences where something is tried again.
 var waiting = map[clearbox.Code]string{
+	clearbox.CodeConsentRequired: "waits until they accept you; they were asked",
 	clearbox.CodePeerUnreachable: "SERVER does not answer your server; it is tried again",
 	clearbox.CodeRateLimited:     "you wrote more than your server takes at a time; it goes on in a moment",
 	clearbox.CodeStoreFull:       "your server's disk is full; it is tried again",

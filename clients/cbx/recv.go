@@ -23,7 +23,7 @@ func (recvCommand) Help() string {
   14:30 bob@townhall.example: hello
   14:31 * not delivered to eve@lawfirm.example: "are you there" (their mailbox is full [mailbox_full])
 
-With --json a message has type "message"; what became of an own message has type "sent" with state "failed", a reason (a stable code) and an explanation.`
+Who asks to write to you is shown with the command that accepts them. With --json they have type "request"; a message has type "message"; what became of an own message has type "sent" with state "failed", a reason (a stable code) and an explanation.`
 }
 
 // Run shows what is new, once: a line is marked as shown after it was written.
@@ -75,7 +75,7 @@ func (p *profile) farewell(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if st.Queued == 0 && !st.Receipts {
+	if st.Queued == 0 && st.Errands == 0 && !st.Receipts {
 		return nil
 	}
 	return p.running(ctx, p.flush)
@@ -125,6 +125,9 @@ func (c *recvCommand) follow(ctx context.Context, a *app, p *profile) error {
 // marks them as shown; it gives how many messages it showed, and with no limit
 // the fates too.
 func (c *recvCommand) print(ctx context.Context, a *app, p *profile, limit int) (int, error) {
+	if err := a.newRequests(ctx, p); err != nil {
+		return 0, err
+	}
 	lines, err := p.brain.Unshown(ctx, limit)
 	if err != nil {
 		return 0, err

@@ -23,19 +23,23 @@ type sendCommand struct {
 // Help is the long help.
 func (sendCommand) Help() string {
 	return `Once cbx says how far the message is, it is safe: do not send it again.
-  0  it is as far as --wait asked
-  3  it is not as far in time. It is queued on this device (your server cannot be reached), or waits at a server; it goes on by itself
+  0  it is as far as --wait asked; with no --wait also when it waits on this device until somebody of another server accepts you
+  3  it is not as far in time. It is queued on this device (your server cannot be reached, or with --wait peer or delivered they have not accepted you yet), or waits at a server; it goes on by itself
   8  nobody can be reached by that address; nothing was queued
   9  it was given up; the reason was printed
 What fails later is told by recv, chat and status.`
 }
 
 // reached tells whether a state satisfies --wait.
-func (c *sendCommand) reached(s core.State) bool {
+func (c *sendCommand) reached(m *core.Message) bool {
+	s, asked := m.State, waitsForConsent(m)
 	switch c.Wait {
 	case "none":
 		return true
 	case "server":
+		if asked {
+			return true
+		}
 		return s == core.StateAtServer || s == core.StateAtPeer || s == core.StateDelivered
 	case "peer":
 		return s == core.StateAtPeer || s == core.StateDelivered
@@ -137,7 +141,7 @@ func (c *sendCommand) await(ctx context.Context, a *app, p *profile, ids []clear
 	defer cancel()
 	line := lineState{a: a, p: p, back: "connected"}
 	said := map[clearbox.Code]bool{}
-	givenUp := 0
+	givenUp, asked := 0, false
 	for {
 		var open []core.Message
 		for _, id := range ids {
@@ -146,13 +150,14 @@ func (c *sendCommand) await(ctx context.Context, a *app, p *profile, ids []clear
 				return err
 			}
 			failed := m.State == core.StateFailed
-			if !failed && !c.reached(m.State) {
+			if !failed && !c.reached(m) {
 				open = append(open, *m)
 				continue
 			}
 			if failed {
 				givenUp++
 			}
+			asked = asked || waitsForConsent(m)
 			a.sent(ctx, p, id, c.Address)
 		}
 		ids = ids[:0]
@@ -186,10 +191,27 @@ func (c *sendCommand) await(ctx context.Context, a *app, p *profile, ids []clear
 			return c.short(open)
 		}
 	}
+	if asked {
+		if err := p.flush(ctx); err != nil {
+			return err
+		}
+		a.asked(c.Address)
+	}
 	if givenUp > 0 {
 		return &stateError{text: "a message could not be delivered", givenUp: true}
 	}
 	return nil
+}
+
+// waitsForConsent tells of an own message that it stays here until somebody
+// accepts us.
+func waitsForConsent(m *core.Message) bool {
+	return m.State == core.StateQueued && m.Reason == clearbox.CodeConsentRequired
+}
+
+// asked says what happens next to a message for somebody who has to be asked.
+func (a *app) asked(address string) {
+	a.warn(string(clearbox.CodeConsentRequired), clean(address)+" was asked to accept you; the message goes out when they do")
 }
 
 func isOrAre(n int) string {

@@ -76,6 +76,14 @@ func (b *Brain) Notice(ctx context.Context) (*wire.PrivacyNotice, error) {
 // the same call goes on where it was, with the same account. The server's
 // refusals come back with their codes.
 func (b *Brain) Register(ctx context.Context, r Registration) error {
+	if err := b.register(ctx, r); err != nil {
+		return err
+	}
+	_ = b.uploadToken(ctx) // so that who may write can do so at once; Run does it otherwise
+	return nil
+}
+
+func (b *Brain) register(ctx context.Context, r Registration) error {
 	b.mu.Lock()
 	self := b.self
 	b.mu.Unlock()

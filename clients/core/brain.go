@@ -54,15 +54,17 @@ type Brain struct {
 
 	preKeys  int          // one-time prekeys of a kind at the server; preKeyTarget but in tests
 	keysUsed atomic.Int64 // own prekeys used since they were last counted
+	keysLow  atomic.Bool  // the server said that it has few of them
 
 	queueWake   chan struct{} // capacity 1: something may be ready to be sent
 	receiptWake chan struct{} // capacity 1: a delivered receipt waits
-	tasksWake   chan struct{} // capacity 1: keys to replenish or names to confirm
+	tasksWake   chan struct{} // capacity 1: keys to replenish, names to confirm, knocks, roots
 }
 
 // self is the account with its keys parsed; immutable.
 type self struct {
 	account
+	id        keys.ServiceID
 	uuid      string
 	identity  *curve.PrivateKey
 	deviceKey ed25519.PrivateKey
@@ -115,7 +117,7 @@ func (b *Brain) parse(a *account) (*self, error) {
 	}
 	id := keys.AccountServiceID(a.User.String())
 	return &self{
-		account: *a, uuid: id.UUID(), identity: identity,
+		account: *a, id: id, uuid: id.UUID(), identity: identity,
 		deviceKey: ed25519.NewKeyFromSeed(a.DeviceKey), root: ed25519.NewKeyFromSeed(a.Root), list: list,
 		device: ratchet.Device{
 			Address:  ratchet.AddressOf(id, uint8(a.Device)),
@@ -208,6 +210,8 @@ type Status struct {
 	Online  bool  // connected now
 	Err     error // why the last connection ended, nil while online
 	Queued  int   // messages and receipts not yet at the own homeserver
+	Waiting int   // messages for people who have not accepted us yet
+	Errands int   // knocks and answers to knocks that the own homeserver does not have yet
 	Unshown int
 	// Failed is how many own messages were given up without anybody having been
 	// shown so yet: see Fates.
@@ -221,13 +225,16 @@ type Status struct {
 // Status gives the present state.
 func (b *Brain) Status(ctx context.Context) (Status, error) {
 	var st Status
-	err := b.vault.View(ctx, func(r Reader) error {
-		for prefix, n := range map[string]*int{prefixOut: &st.Queued, prefixNew: &st.Unshown, prefixHeld: &st.Held} {
+	err := b.vault.View(ctx, func(r Reader) (err error) {
+		for prefix, n := range map[string]*int{prefixOut: &st.Queued, prefixWait: &st.Waiting, prefixNew: &st.Unshown, prefixHeld: &st.Held} {
 			entries, err := r.List(Range{Prefix: prefix})
 			if err != nil {
 				return err
 			}
 			*n = len(entries)
+		}
+		if st.Errands, err = errands(r, b.now()); err != nil {
+			return err
 		}
 		failed, err := r.List(Range{Prefix: prefixFate})
 		if err != nil {

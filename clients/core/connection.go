@@ -222,7 +222,7 @@ func (c *connection) sendOne(ctx context.Context, key string) error {
 		return err
 	}
 	var sub wire.Submission
-	if err := wire.Decode(wire.CBOR, it.Sealed, &sub); err != nil {
+	if err := wire.Decode(wire.CBOR, it.submission(), &sub); err != nil {
 		return err
 	}
 	receipt, err := c.submit(ctx, &sub)
@@ -258,6 +258,16 @@ func (c *connection) after(ctx context.Context, uuid, key string, err error) boo
 	case lasting(err):
 		c.fail(err)
 		return false
+	case code == clearbox.CodeConsentRequired:
+		if err := c.b.refused(ctx, key); err != nil {
+			c.fail(err)
+			return false
+		}
+		if tries > maxRounds {
+			c.later(uuid, tries, err)
+			return false
+		}
+		return true
 	case code == clearbox.CodeIdentityChanged:
 		if err := c.b.holdBack(ctx, uuid, key); err != nil {
 			c.fail(err)
@@ -343,6 +353,10 @@ func (b *Brain) accepted(ctx context.Context, key string, it *outItem, r *wire.R
 		state = StateAtPeer // one server is both
 	}
 	err = b.vault.Update(ctx, func(tx Tx) error {
+		now, err := load[outItem](tx, key)
+		if err != nil || now == nil || now.outer() != it.outer() {
+			return err // a notice came before this answer, and said more
+		}
 		if err := tx.Delete(key); err != nil {
 			return err
 		}
@@ -350,11 +364,19 @@ func (b *Brain) accepted(ctx context.Context, key string, it *outItem, r *wire.R
 			return nil
 		}
 		if state == StateAtServer {
-			if err := tx.Put(awaitKey(it.ID), []byte{1}); err != nil {
+			if err := tx.Put(awaitKey(it.outer()), []byte{1}); err != nil {
 				return err
 			}
 		}
-		_, err := advance(tx, s, it.ID, state, "", delayed)
+		if m, at, err := findMessage(tx, s.uuid, it.ID); err != nil {
+			return err
+		} else if m != nil && it.Token != nil {
+			m.Token = it.Token
+			if err := save(tx, at, m); err != nil {
+				return err
+			}
+		}
+		_, err = advance(tx, s, it.ID, state, "", delayed)
 		return err
 	})
 	b.changed()
@@ -387,15 +409,15 @@ func (b *Brain) giveUp(ctx context.Context, key string, code clearbox.Code) erro
 // was accepted before is as good.
 func (b *Brain) resolveConflict(ctx context.Context, it *outItem, conflict error) (*wire.Receipt, error) {
 	var out wire.Statuses
-	if err := b.call(ctx, "POST", "/messages/status", wire.StatusQuery{IDs: []clearbox.MessageID{it.ID}}, &out); err != nil {
+	if err := b.call(ctx, "POST", "/messages/status", wire.StatusQuery{IDs: []clearbox.MessageID{it.outer()}}, &out); err != nil {
 		return nil, err
 	}
 	for _, st := range out.States {
-		if st.ID == it.ID && st.State != wire.StateUnknown && st.State != "" {
+		if st.ID == it.outer() && st.State != wire.StateUnknown && st.State != "" {
 			if st.State == wire.StateUndeliverable {
 				st.State = wire.StateAccepted // the notice in the mailbox says why it failed
 			}
-			return &wire.Receipt{ID: it.ID, Status: st.State}, nil
+			return &wire.Receipt{ID: it.outer(), Status: st.State}, nil
 		}
 	}
 	return nil, conflict

@@ -33,13 +33,24 @@ type pins struct {
 // of User.
 type contact struct {
 	pins     `cbor:"1,keyasint"`
-	User     clearbox.UserID `cbor:"2,keyasint"`
+	User     clearbox.UserID `cbor:"2,keyasint,omitzero"`
 	Address  string          `cbor:"3,keyasint,omitempty"` // confirmed by their server
 	Claimed  string          `cbor:"4,keyasint,omitempty"` // what they say they are called
 	Trust    Trust           `cbor:"5,keyasint"`
 	Accepted bool            `cbor:"6,keyasint,omitempty"` // written to, or accepted: gets receipts
 	Changed  *pins           `cbor:"7,keyasint,omitempty"` // new keys of a verified contact, not accepted yet
 	Renewed  clearbox.Millis `cbor:"8,keyasint,omitempty"` // when a damaged session was last renewed
+
+	// Of people of other servers. Token lets us write to them, and TokenSent is
+	// when they gave it, by their clock. Knock is the open question to be
+	// accepted. A provisional contact stands for an address whose owner did not
+	// answer yet.
+	Token       []byte             `cbor:"9,keyasint,omitempty"`
+	TokenSent   clearbox.Millis    `cbor:"10,keyasint,omitempty"`
+	Knock       clearbox.MessageID `cbor:"11,keyasint,omitzero"`
+	Provisional bool               `cbor:"12,keyasint,omitempty"`
+	Blocked     bool               `cbor:"13,keyasint,omitempty"`
+	KnockAt     clearbox.Millis    `cbor:"14,keyasint,omitempty"` // of the last knock
 }
 
 // Contact is what is known of another account.
@@ -50,10 +61,15 @@ type Contact struct {
 	Accepted bool
 	Changed  bool // their keys changed: nothing is sent until AcceptIdentity
 	Devices  int  // active ones, 0 while not known
+	Pending  bool // elsewhere, and has not accepted us: what is written waits, and they are asked
+	Asked    bool // they were asked and did not answer
+	Blocked  bool // nothing of theirs is shown
 }
 
 func (c *contact) public() Contact {
-	out := Contact{User: c.User, Address: c.Address, Trust: c.Trust, Accepted: c.Accepted, Changed: c.Changed != nil}
+	out := Contact{User: c.User, Address: c.Address, Trust: c.Trust, Accepted: c.Accepted, Changed: c.Changed != nil,
+		Pending: c.Provisional || c.Knock != (clearbox.MessageID{}), Asked: c.Knock != (clearbox.MessageID{}), Blocked: c.Blocked,
+	}
 	if list, err := keys.ParseDeviceList(c.List); err == nil {
 		out.Devices = len(list.Active())
 	}
@@ -61,10 +77,22 @@ func (c *contact) public() Contact {
 }
 
 // Lookup finds the account behind an address at its server and keeps it as a
-// contact with its keys pinned. CodeNotFound if there is none.
+// contact with its keys pinned. CodeNotFound if there is none. Who is of another
+// server and did not agree to be found gives a pending contact, whether anybody
+// is called that or not: what is written to it waits until they accept.
 func (b *Brain) Lookup(ctx context.Context, address clearbox.Address) (Contact, error) {
 	var acc wire.Account
-	if err := b.call(ctx, "GET", userPath(address.String()), nil, &acc); err != nil {
+	err := b.call(ctx, "GET", userPath(address.String()), nil, &acc)
+	if clearbox.CodeOf(err) == clearbox.CodeConsentRequired {
+		s, selfErr := b.me()
+		if selfErr != nil {
+			return Contact{}, selfErr
+		}
+		if address.Server != s.User.Server {
+			return b.pending(ctx, address)
+		}
+	}
+	if err != nil {
 		return Contact{}, err
 	}
 	if acc.User.Server != address.Server {
@@ -104,6 +132,9 @@ func (b *Brain) Known(ctx context.Context, name string) (Contact, error) {
 			if user, err = clearbox.ParseUserID(string(id)); err != nil {
 				return err
 			}
+		}
+		if user, err = behind(r, user); err != nil {
+			return err
 		}
 		found, err = load[contact](r, contactKey(uuidOfUser(user)))
 		return err
@@ -169,6 +200,9 @@ func (b *Brain) adopt(ctx context.Context, acc *wire.Account, address string) (C
 		c, err := store.contact()
 		if err != nil {
 			return err
+		}
+		if _, err := clearbox.ParseDeliveryToken(acc.Token); err == nil && s.elsewhere(acc.User) {
+			c.Token, c.TokenSent = acc.Token, max(c.TokenSent, b.now())
 		}
 		if address != "" {
 			c.Address = address
@@ -272,9 +306,20 @@ func (b *Brain) changeContact(ctx context.Context, user clearbox.UserID, edit fu
 }
 
 // Accept takes somebody as a contact: from now on they are told what was
-// delivered. Writing to somebody accepts them too.
+// delivered. Writing to somebody accepts them too. A request of theirs is answered;
+// doing it again changes nothing.
 func (b *Brain) Accept(ctx context.Context, user clearbox.UserID) error {
+	err := b.withRequest(ctx, user, b.answer)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, ErrUnknownContact) {
+		return err
+	}
 	return b.changeContact(ctx, user, func(_ Tx, _ *self, c *contact) error {
+		if c.Blocked {
+			return clearbox.Errorf(clearbox.CodeForbidden, "they are blocked; unblock them first")
+		}
 		c.Accepted = true
 		return nil
 	})

@@ -21,10 +21,12 @@ const (
 	KindText    Kind = 1 // Text
 	KindReceipt Kind = 2 // Delivered: ids of the recipient's messages that are on this device
 	KindRenew   Kind = 3 // Unread: ids that could not be decrypted; carries a new session
+	KindAccept  Kind = 4 // Knock: the answer to it is yes; Token
+	KindToken   Kind = 5 // Token alone
 )
 
 // Known tells whether this version knows what to do with k.
-func (k Kind) Known() bool { return k == KindText || k == KindReceipt || k == KindRenew }
+func (k Kind) Known() bool { return k >= KindText && k <= KindToken }
 
 // Content is what stands inside the encryption. Sender, recipient and id are
 // repeated here, where no homeserver can change them. Fields are appended,
@@ -41,6 +43,10 @@ type Content struct {
 	Text      string               `cbor:"7,keyasint,omitempty"`
 	Delivered []clearbox.MessageID `cbor:"8,keyasint,omitempty"`
 	Unread    []clearbox.MessageID `cbor:"9,keyasint,omitempty"`
+	// Token is what the sender's server asks for from now on, in contents for
+	// accepted contacts elsewhere. It counts for the account that sends it.
+	Token []byte              `cbor:"10,keyasint,omitempty"`
+	Knock *clearbox.MessageID `cbor:"11,keyasint,omitempty"`
 }
 
 // Padded contents are contentVersion, 3 bytes of length, the CBOR and zeros up
@@ -106,6 +112,10 @@ func (c *Content) check() error {
 		return fmt.Errorf("%w: incomplete", ErrContent)
 	case len(c.Text) > MaxText || len(c.Delivered) > maxReceipts || len(c.Unread) > maxReceipts || len(c.Address) > 400:
 		return fmt.Errorf("%w: too long", ErrContent)
+	case c.Token != nil && len(c.Token) != len(clearbox.DeliveryToken{}):
+		return fmt.Errorf("%w: token", ErrContent)
+	case c.Kind == KindAccept && (c.Knock == nil || c.Token == nil), c.Kind == KindToken && c.Token == nil:
+		return fmt.Errorf("%w: incomplete", ErrContent)
 	case c.Kind == KindText && c.Text == "":
 		return fmt.Errorf("%w: no text", ErrContent)
 	}

@@ -41,7 +41,12 @@ func (b *Brain) requeue(tx Tx, s *self, m *Message) (bool, error) {
 	if m.State != StateFailed || m.Kind != MessageText || !m.Outgoing || m.SenderDevice != s.Device {
 		return false, nil
 	}
-	err := b.enqueue(tx, s, m.Order, &Content{Kind: KindText, ID: m.ID, Sent: m.Sent, To: m.Conversation, Text: m.Text})
+	content, err := b.compose(tx, s, &Content{Kind: KindText, ID: m.ID, Sent: m.Sent, To: m.Conversation, Text: m.Text})
+	if err != nil {
+		return false, err
+	}
+	it := &outItem{ID: m.ID, To: m.Conversation, Kind: KindText, Content: content, Own: true, Outer: m.Outer}
+	err = b.queueItem(tx, s, outKey(uuidOfUser(it.To), m.Order), it)
 	if errors.Is(err, errHeldBack) {
 		return false, nil
 	}

@@ -6,7 +6,9 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -47,6 +49,7 @@ func (w *world) register(server clearbox.ServerName, body []byte) (any, error) {
 	w.accounts[user] = &account{
 		list: r.DeviceList, parsed: list, password: r.Password, sent: map[clearbox.MessageID]*submitted{},
 		devices: map[clearbox.DeviceID]*device{1: newDevice(r.Keys)},
+		open:    slices.Contains(r.Consents, "open_reachability"), knocks: map[clearbox.MessageID]bool{},
 	}
 	return w.tokens(&session{user: user, device: 1, used: map[string]bool{}}), nil
 }
@@ -273,10 +276,15 @@ func (w *world) claim(body []byte) (any, error) {
 	return out, nil
 }
 
-func (w *world) lookup(id string) (any, error) {
+func (w *world) lookup(s *session, id string) (any, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	user, ok := w.names[id]
+	_, server, _ := strings.Cut(id, "@")
+	_, byUID := clearbox.ParseUserID(id)
+	if byUID != nil && clearbox.ServerName(server) != s.user.Server && (!ok || !w.accounts[user].open) {
+		return nil, refusal(clearbox.CodeConsentRequired)
+	}
 	if !ok {
 		var err error
 		if user, err = clearbox.ParseUserID(id); err != nil {
@@ -290,6 +298,9 @@ func (w *world) lookup(id string) (any, error) {
 	out := &wire.Account{User: user, DeviceList: acc.list, Version: acc.parsed.Version, Withdrawn: acc.withdrawn}
 	if ok {
 		out.Address = id
+		if user.Server != s.user.Server {
+			out.Token = acc.token
+		}
 	}
 	return out, nil
 }
@@ -337,12 +348,35 @@ func (w *world) submit(s *session, sub *wire.Submission) (*wire.Receipt, error) 
 		if err := w.compare(s, to); err != nil {
 			return nil, err
 		}
+		away := to.User.Server != s.user.Server
+		if away && len(to.Token) != 16 {
+			return nil, refusal(clearbox.CodeConsentRequired)
+		}
+		for _, e := range to.Envelopes {
+			if (e.Type == clearbox.ContentSealed) != away {
+				w.t.Errorf("an envelope of type %d for %s", e.Type, to.User.Server)
+				return nil, refusal(clearbox.CodeBadRequest)
+			}
+		}
+	}
+	for _, to := range sub.To {
+		if away := to.User.Server != s.user.Server; away && !w.allows(to.User, to.Token) {
+			sender.sent[sub.ID] = &submitted{body: body, state: wire.StateUndeliverable}
+			w.deliver(s.user, s.device, wire.ServerFrame{Type: wire.FrameReceive, Notice: &wire.Notice{
+				Kind: wire.NoticeUndeliverable, ID: sub.ID, Recipient: to.User, Code: clearbox.CodeConsentRequired,
+			}})
+			return &wire.Receipt{ID: sub.ID, Status: wire.StateAccepted, AcceptedAt: now}, nil
+		}
 	}
 	for _, to := range sub.To {
 		for _, e := range to.Envelopes {
-			w.deliver(to.User, e.Device, wire.ServerFrame{Type: wire.FrameReceive, Envelope: &wire.Envelope{
-				ID: sub.ID, Sender: s.user, SenderDevice: s.device, Recipient: to.User, Device: e.Device, Type: e.Type, AcceptedAt: now, Content: e.Content,
-			}})
+			env := &wire.Envelope{ID: sub.ID, Recipient: to.User, Device: e.Device, Type: e.Type, AcceptedAt: now, Content: e.Content}
+			if to.User.Server == s.user.Server {
+				env.Sender, env.SenderDevice = s.user, s.device
+			} else {
+				env.Origin = s.user.Server
+			}
+			w.deliver(to.User, e.Device, wire.ServerFrame{Type: wire.FrameReceive, Envelope: env})
 		}
 	}
 	state := wire.StateAccepted

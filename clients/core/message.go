@@ -67,6 +67,8 @@ type Message struct {
 	State        State              `cbor:"11,keyasint"`
 	Reason       clearbox.Code      `cbor:"12,keyasint,omitempty"` // why it failed, waits or cannot be read
 	Delayed      bool               `cbor:"13,keyasint,omitempty"` // the recipient's homeserver is away
+	Token        []byte             `cbor:"14,keyasint,omitempty"` // delivery token that was shown for it
+	Outer        clearbox.MessageID `cbor:"15,keyasint,omitzero"`  // its id at the servers, where that is not ID
 }
 
 // place is where the message with a sender and id is.
@@ -132,7 +134,7 @@ func advance(tx Tx, self *self, id clearbox.MessageID, state State, reason clear
 		return false, nil
 	}
 	if m.State == StateAtPeer || m.State == StateDelivered || m.State == StateFailed {
-		if err := tx.Delete(awaitKey(id)); err != nil {
+		if err := errors.Join(tx.Delete(awaitKey(m.ID)), tx.Delete(awaitKey(m.Outer))); err != nil {
 			return false, err
 		}
 	}
@@ -161,21 +163,30 @@ func (b *Brain) Message(ctx context.Context, id clearbox.MessageID) (*Message, e
 // after the one with that order, oldest first; 0 is before the first. Limit 0
 // is all.
 func (b *Brain) Messages(ctx context.Context, user clearbox.UserID, after uint64, limit int) ([]Message, error) {
-	uuid := uuidOfUser(user)
-	return b.lines(ctx, Range{Prefix: prefixMsg + uuid + "/", After: messageKey(uuid, after), Limit: limit})
+	return b.lines(ctx, user, func(uuid string) Range {
+		return Range{Prefix: prefixMsg + uuid + "/", After: messageKey(uuid, after), Limit: limit}
+	})
 }
 
 // Recent gives the last limit lines of the conversation with user, oldest first.
 func (b *Brain) Recent(ctx context.Context, user clearbox.UserID, limit int) ([]Message, error) {
-	out, err := b.lines(ctx, Range{Prefix: prefixMsg + uuidOfUser(user) + "/", Limit: limit, Reverse: true})
+	out, err := b.lines(ctx, user, func(uuid string) Range {
+		return Range{Prefix: prefixMsg + uuid + "/", Limit: limit, Reverse: true}
+	})
 	slices.Reverse(out)
 	return out, err
 }
 
-func (b *Brain) lines(ctx context.Context, rng Range) (out []Message, err error) {
+// lines gives the lines of a conversation, also by the provisional contact that it
+// began with.
+func (b *Brain) lines(ctx context.Context, user clearbox.UserID, rng func(uuid string) Range) (out []Message, err error) {
 	err = b.vault.View(ctx, func(r Reader) error {
 		out = nil
-		entries, err := r.List(rng)
+		real, err := behind(r, user)
+		if err != nil {
+			return err
+		}
+		entries, err := r.List(rng(uuidOfUser(real)))
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,30 @@ type outItem struct {
 	Sealed  []byte             `cbor:"5,keyasint,omitempty"` // wire.Submission in CBOR
 	Stale   bool               `cbor:"6,keyasint,omitempty"` // Sealed goes to the wrong devices; the server stored nothing
 	Own     bool               `cbor:"7,keyasint,omitempty"` // own other devices get a copy
+
+	// For people of other servers: Wrapped is Sealed with every envelope sealed
+	// for them, under a certificate that is valid until Until and with Token.
+	Wrapped []byte             `cbor:"8,keyasint,omitempty"`
+	Until   clearbox.Millis    `cbor:"9,keyasint,omitempty"`
+	Token   []byte             `cbor:"10,keyasint,omitempty"`
+	Pass    []byte             `cbor:"11,keyasint,omitempty"` // the knock that it answers, in place of a token
+	Outer   clearbox.MessageID `cbor:"12,keyasint,omitzero"`  // its id at the servers, where that is not ID
+}
+
+// outer is the id under which the servers know it.
+func (it *outItem) outer() clearbox.MessageID {
+	if it.Outer != (clearbox.MessageID{}) {
+		return it.Outer
+	}
+	return it.ID
+}
+
+// submission is what the server is sent.
+func (it *outItem) submission() []byte {
+	if it.Wrapped != nil {
+		return it.Wrapped
+	}
+	return it.Sealed
 }
 
 // errNeedsList says that the recipient's devices are not known.
@@ -34,8 +58,10 @@ var errHeldBack = clearbox.Errorf(clearbox.CodeIdentityChanged,
 
 // Send writes text to a contact. When it returns, the message is in the vault
 // and will be sent by Run, now or when there is a network, in the order of the
-// calls. ErrUnknownContact if Lookup never found them; CodeIdentityChanged
-// if their keys changed and were not accepted.
+// calls. Where they have to accept us first, it waits in the vault for that, and
+// they are asked. ErrUnknownContact if Lookup never found them;
+// CodeIdentityChanged if their keys changed and were not accepted;
+// CodeForbidden if they are blocked.
 func (b *Brain) Send(ctx context.Context, to clearbox.UserID, text string) (*Message, error) {
 	s, err := b.me()
 	if err != nil {
@@ -58,8 +84,15 @@ func (b *Brain) Send(ctx context.Context, to clearbox.UserID, text string) (*Mes
 		ID: id, Conversation: to, Sender: s.User, SenderDevice: s.Device, Outgoing: true,
 		Kind: MessageText, Text: text, Sent: now, Stored: now, State: StateQueued,
 	}
-	uuid := uuidOfUser(to)
+	asking := false
 	err = b.vault.Update(ctx, func(tx Tx) error {
+		asking = false
+		real, err := behind(tx, to)
+		if err != nil {
+			return err
+		}
+		m.Conversation = real
+		uuid := uuidOfUser(real)
 		c, err := load[contact](tx, contactKey(uuid))
 		switch {
 		case err != nil:
@@ -68,6 +101,8 @@ func (b *Brain) Send(ctx context.Context, to clearbox.UserID, text string) (*Mes
 			return ErrUnknownContact
 		case c.Changed != nil:
 			return errHeldBack
+		case c.Blocked:
+			return clearbox.Errorf(clearbox.CodeForbidden, "they are blocked; unblock them to write to them")
 		case !c.Accepted:
 			c.Accepted = true
 			if err := save(tx, contactKey(uuid), c); err != nil {
@@ -77,10 +112,26 @@ func (b *Brain) Send(ctx context.Context, to clearbox.UserID, text string) (*Mes
 		if err := addMessage(tx, uuid, s.uuid, m); err != nil {
 			return err
 		}
-		return b.enqueue(tx, s, m.Order, &Content{Kind: KindText, ID: id, Sent: now, To: to, Text: text})
+		content := &Content{Kind: KindText, ID: id, Sent: now, To: real, Text: text}
+		if !s.elsewhere(real) || c.Token != nil {
+			return b.enqueue(tx, s, m.Order, content)
+		}
+		asking = true
+		it := &outItem{ID: id, To: real, Kind: KindText, Own: true}
+		if it.Content, err = b.compose(tx, s, content); err != nil {
+			return err
+		}
+		if err := b.park(tx, s, c, it, m.Order); err != nil {
+			return err
+		}
+		m.Reason = clearbox.CodeConsentRequired
+		return save(tx, contactKey(uuid), c)
 	})
 	if err != nil {
 		return nil, err
+	}
+	if asking {
+		wake(b.tasksWake)
 	}
 	wake(b.queueWake)
 	wake(b.receiptWake)
@@ -91,16 +142,47 @@ func (b *Brain) Send(ctx context.Context, to clearbox.UserID, text string) (*Mes
 // enqueue puts a content for c.To into the queue and, where every session is
 // there already, encrypts it at once: one transaction, and ready to go.
 func (b *Brain) enqueue(tx Tx, s *self, order uint64, c *Content) error {
-	c.From, c.Address = s.User, s.address().String()
-	padded, err := EncodeContent(c)
+	padded, err := b.compose(tx, s, c)
 	if err != nil {
 		return err
 	}
 	it := &outItem{ID: c.ID, To: c.To, Kind: c.Kind, Content: padded, Own: c.Kind == KindText}
-	if _, err := b.seal(tx, s, it, nil); err != nil && !errors.Is(err, errNeedsList) && clearbox.CodeOf(err) != clearbox.CodeNoDevice {
+	if c.Kind == KindAccept {
+		it.Pass = c.Knock[:]
+	}
+	return b.queueItem(tx, s, outKey(uuidOfUser(c.To), order), it)
+}
+
+// compose writes a content that is to be sent: from us, and with our token where
+// its recipient needs one to write back.
+func (b *Brain) compose(tx Tx, s *self, c *Content) ([]byte, error) {
+	c.From, c.Address, c.Token = s.User, s.address().String(), nil
+	if s.elsewhere(c.To) {
+		own, err := b.ownToken(tx)
+		if err != nil {
+			return nil, err
+		}
+		c.Token = own.Token
+	}
+	return EncodeContent(c)
+}
+
+// queueItem saves an item, encrypted and sealed as far as that goes without the
+// network.
+func (b *Brain) queueItem(tx Tx, s *self, key string, it *outItem) error {
+	need, err := b.seal(tx, s, it, nil)
+	if err == nil && len(need) == 0 {
+		err = b.wrap(tx, s, it)
+	}
+	for _, later := range []error{errNeedsList, errNeedsCertificate, errNeedsUpload, errNeedsConsent} {
+		if errors.Is(err, later) {
+			err = nil
+		}
+	}
+	if err != nil && clearbox.CodeOf(err) != clearbox.CodeNoDevice {
 		return err
 	}
-	return save(tx, outKey(uuidOfUser(c.To), order), it)
+	return save(tx, key, it)
 }
 
 // target is one device to encrypt to.
@@ -199,7 +281,7 @@ func (b *Brain) seal(tx Tx, s *self, it *outItem, bundles map[target]*keys.Bundl
 	if it.Sealed, err = wire.Append(wire.CBOR, nil, &sub); err != nil {
 		return nil, fmt.Errorf("write a queued message: %w", err)
 	}
-	it.Stale = false
+	it.Stale, it.Wrapped = false, nil
 	return nil, nil
 }
 
@@ -258,14 +340,25 @@ func (b *Brain) prepare(ctx context.Context, key string) (*outItem, error) {
 		}
 		var it *outItem
 		var need []target
+		var unwrapped error
 		err = b.vault.Update(ctx, func(tx Tx) error {
-			need = nil
+			need, unwrapped = nil, nil
 			it, err = load[outItem](tx, key)
-			if err != nil || it == nil || it.Sealed != nil && !it.Stale {
+			if err != nil || it == nil {
 				return err
 			}
-			if need, err = b.seal(tx, s, it, bundles); err != nil || len(need) > 0 {
-				return err
+			if it.Sealed == nil || it.Stale {
+				if need, err = b.seal(tx, s, it, bundles); err != nil || len(need) > 0 {
+					return err
+				}
+				if err := save(tx, key, it); err != nil {
+					return err
+				}
+			} else if !s.elsewhere(it.To) {
+				return nil
+			}
+			if unwrapped = b.wrap(tx, s, it); unwrapped != nil {
+				return nil // what was encrypted is kept
 			}
 			return save(tx, key, it)
 		})
@@ -276,8 +369,18 @@ func (b *Brain) prepare(ctx context.Context, key string) (*outItem, error) {
 			}
 		case err != nil:
 			return nil, err
-		case len(need) == 0:
+		case it == nil || len(need) == 0 && unwrapped == nil:
 			return it, nil
+		case errors.Is(unwrapped, errNeedsCertificate):
+			if err := b.fetchCertificate(ctx); err != nil {
+				return nil, err
+			}
+		case errors.Is(unwrapped, errNeedsUpload):
+			if err := b.uploadToken(ctx); err != nil {
+				return nil, err
+			}
+		case unwrapped != nil:
+			return nil, unwrapped
 		default:
 			if bundles, err = b.claim(ctx, it, need); err != nil {
 				return nil, err
@@ -294,6 +397,13 @@ func (b *Brain) claim(ctx context.Context, it *outItem, need []target) (map[targ
 	for len(need) > 0 {
 		user := need[0].user
 		claim := wire.KeyClaim{User: user}
+		if user == it.To {
+			token, err := b.tokenFor(ctx, it)
+			if err != nil {
+				return nil, err
+			}
+			claim.Token = token
+		}
 		h := sha256.New()
 		fmt.Fprintf(h, "clearbox claim\x00%s\x00%s", it.ID, user)
 		wanted := map[clearbox.DeviceID]target{}
@@ -331,6 +441,26 @@ func (b *Brain) claim(ctx context.Context, it *outItem, need []target) (map[targ
 		}
 	}
 	return out, nil
+}
+
+// tokenFor gives what an item's recipient lets us write with; nil where none is
+// needed or known.
+func (b *Brain) tokenFor(ctx context.Context, it *outItem) (token []byte, err error) {
+	s, err := b.me()
+	if err != nil || !s.elsewhere(it.To) {
+		return nil, err
+	}
+	err = b.vault.View(ctx, func(r Reader) error {
+		c, err := load[contact](r, contactKey(uuidOfUser(it.To)))
+		if err == nil && c != nil {
+			token = c.Token
+		}
+		return err
+	})
+	if it.Pass != nil {
+		token = it.Pass
+	}
+	return token, err
 }
 
 // pinned tells whether the bundles of user carry the pinned identity.

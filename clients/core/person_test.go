@@ -23,7 +23,8 @@ type person struct {
 	brain *core.Brain
 	user  clearbox.UserID
 
-	preKeys int // one-time prekeys of a kind; 0 is the product's number
+	closed  bool // joins without letting people of other servers find it
+	preKeys int  // one-time prekeys of a kind; 0 is the product's number
 
 	cancel context.CancelFunc
 	ended  chan error
@@ -56,8 +57,13 @@ func (p *person) open() {
 }
 
 func (p *person) registration() core.Registration {
+	consents := []string{"open_reachability"}
+	if p.closed {
+		consents = nil
+	}
 	return core.Registration{
-		Server: p.name.Server, Handle: p.name.Handle, Password: "secret", Invite: "invite", DeviceName: "laptop",
+		Consents: consents,
+		Server:   p.name.Server, Handle: p.name.Handle, Password: "secret", Invite: "invite", DeviceName: "laptop",
 		Notice: wire.NoticeAck{Version: "1", Hash: "h"},
 	}
 }

@@ -197,7 +197,8 @@ func (b *Brain) tendPreKeys(ctx context.Context) error {
 		return err
 	}
 	n := 0
-	if least := min(have.OneTime, have.OneTimeKEM); least < b.preKeys/preKeyLow {
+	low := b.keysLow.Swap(false)
+	if least := min(have.OneTime, have.OneTimeKEM); least < b.preKeys/preKeyLow || low {
 		n = b.preKeys - max(have.OneTime, have.OneTimeKEM)
 	}
 	if n <= 0 && !rotate {

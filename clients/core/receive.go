@@ -22,6 +22,7 @@ type arrivals struct {
 	queue    bool
 	keysUsed int
 	names    bool // somebody's name is to be confirmed
+	tasks    bool // something is to be asked of or told to the own server
 }
 
 // receive stores a batch of mail in one transaction: the messages, the ratchets
@@ -51,6 +52,8 @@ func (b *Brain) receive(ctx context.Context, mail []*wire.ServerFrame) (arrivals
 				err = b.readEnvelope(tx, s, (*clearbox.Envelope)(f.Envelope), &got)
 			case f.Notice != nil:
 				err = b.readNotice(tx, s, f.Notice, &got)
+			case f.Knock != nil:
+				err = b.readKnock(tx, s, f.Knock, &got)
 			}
 			if err != nil {
 				return err
@@ -79,7 +82,7 @@ func (b *Brain) actOn(got arrivals) {
 		wake(b.queueWake)
 	}
 	b.keysUsed.Add(int64(got.keysUsed))
-	if got.keysUsed > 0 || got.names {
+	if got.keysUsed > 0 || got.names || got.tasks {
 		wake(b.tasksWake)
 	}
 }
@@ -90,11 +93,19 @@ func (b *Brain) readNotice(tx Tx, s *self, n *wire.Notice, got *arrivals) error 
 	if err != nil || m == nil || m.Conversation != n.Recipient {
 		return err // not about a message that was written here to that person
 	}
+	if m.Outer != (clearbox.MessageID{}) && m.Outer != n.ID {
+		return nil // about an earlier attempt
+	}
 	var changed bool
 	switch n.Kind {
 	case wire.NoticeDelayed:
 		changed, err = advance(tx, s, n.ID, StateAtServer, "", true)
 	case wire.NoticeUndeliverable:
+		if n.Code == clearbox.CodeConsentRequired {
+			if changed, err = b.again(tx, s, m, got); err != nil || changed {
+				break
+			}
+		}
 		// outcome_unknown included: a receipt that comes later corrects it.
 		changed, err = advance(tx, s, n.ID, StateFailed, n.Code, false)
 	case wire.NoticeRequeue:
@@ -117,9 +128,19 @@ const (
 // readEnvelope decrypts and stores one envelope. Errors are the vault's;
 // whatever is wrong with the envelope becomes a line in the conversation, once.
 func (b *Brain) readEnvelope(tx Tx, s *self, env *clearbox.Envelope, got *arrivals) error {
-	if env.Recipient != s.User || env.Device != s.Device || env.Sender.IsZero() {
-		return b.unreadable(tx, s, env, reasonMisrouted, got)
+	ours := env.Recipient == s.User && env.Device == s.Device
+	if env.Type == clearbox.ContentSealed && ours {
+		return b.takeSealed(tx, s, env, got)
 	}
+	l := openLetter(env)
+	if !ours || env.Sender.IsZero() {
+		return b.unreadable(tx, s, l, reasonMisrouted, got)
+	}
+	return b.readLetter(tx, s, l, got)
+}
+
+// readLetter decrypts and stores what somebody sent.
+func (b *Brain) readLetter(tx Tx, s *self, env *letter, got *arrivals) error {
 	if env.Type == clearbox.ContentPlaintext {
 		return nil // a decryption error: renewal is done by KindRenew, which is authenticated
 	}
@@ -128,6 +149,9 @@ func (b *Brain) readEnvelope(tx Tx, s *self, env *clearbox.Envelope, got *arriva
 	var unknown *ratchet.UnknownPreKeyError
 	switch {
 	case err == nil:
+		if ok, err := b.certified(tx, s, env); err != nil || !ok {
+			return errors.Join(err, b.unreadable(tx, s, env, reasonIdentity, got))
+		}
 		return b.readContent(tx, s, env, plaintext, got)
 	case errors.As(err, &changed) && env.Type == clearbox.ContentPreKey && env.Sender != s.User:
 		return b.hold(tx, env, changed, got)
@@ -141,12 +165,23 @@ func (b *Brain) readEnvelope(tx Tx, s *self, env *clearbox.Envelope, got *arriva
 		return b.unreadable(tx, s, env, reasonDamaged, got)
 	case errors.Is(err, ratchet.ErrRecord):
 		// The session is of no use any more; mail must not wait behind it.
-		if err := tx.Delete(sessionKey(sessionsOf(tx, s, env.Sender).peer(env.SenderDevice))); err != nil {
+		if err := tx.Delete(sessionKey(env.sessions(tx, s).peer(env.SenderDevice))); err != nil {
 			return err
 		}
 		return b.unreadable(tx, s, env, reasonSession, got)
 	}
 	return err
+}
+
+// certified tells whether the certificate names the identity that the session
+// was read with.
+func (b *Brain) certified(tx Tx, s *self, l *letter) (bool, error) {
+	if l.identity == nil {
+		return true, nil
+	}
+	store := l.sessions(tx, s)
+	pin, err := store.Pin(store.peer(l.SenderDevice))
+	return err == nil && pin != nil && string(pin.Bytes()) == string(l.identity), err
 }
 
 // readingFault tells errors about a message from errors of the vault.
@@ -163,8 +198,8 @@ func readingFault(err error) bool {
 
 // decrypt opens env. The first message under new keys of a contact who was
 // never verified moves the pin, if it reads under them.
-func (b *Brain) decrypt(tx Tx, s *self, env *clearbox.Envelope, got *arrivals) ([]byte, error) {
-	store := sessionsOf(tx, s, env.Sender)
+func (b *Brain) decrypt(tx Tx, s *self, env *letter, got *arrivals) ([]byte, error) {
+	store := env.sessions(tx, s)
 	peer := store.peer(env.SenderDevice)
 	open := func() (*ratchet.Opened, error) {
 		return s.device.Decrypt(store, peer, ratchet.Type(env.Type), env.Content)
@@ -214,14 +249,16 @@ func (b *Brain) tryIdentity(tx Tx, store *sessions, c *contact, changed *ratchet
 	return save(tx, contactKey(store.uuid), &next)
 }
 
-// held is an envelope that waits for a changed identity to be accepted.
+// held is an envelope that waits for a changed identity to be accepted; a sealed
+// one was opened already, and Identity is what its certificate names.
 type held struct {
 	Envelope clearbox.Envelope `cbor:"1,keyasint"`
+	Identity []byte            `cbor:"2,keyasint,omitempty"`
 }
 
 // hold keeps what a verified contact sent under new keys, unread.
-func (b *Brain) hold(tx Tx, env *clearbox.Envelope, changed *ratchet.IdentityChangedError, got *arrivals) error {
-	uuid := uuidOfUser(env.Sender)
+func (b *Brain) hold(tx Tx, env *letter, changed *ratchet.IdentityChangedError, got *arrivals) error {
+	uuid := env.uuid
 	c, err := load[contact](tx, contactKey(uuid))
 	if err != nil {
 		return err
@@ -240,7 +277,7 @@ func (b *Brain) hold(tx Tx, env *clearbox.Envelope, changed *ratchet.IdentityCha
 		return err
 	}
 	got.shown = true
-	return save(tx, heldKey(uuid, order), held{*env})
+	return save(tx, heldKey(uuid, order), held{env.Envelope, env.identity})
 }
 
 // nextPins keeps what is known already of keys that wait for acceptance.
@@ -267,7 +304,9 @@ func (b *Brain) readHeld(tx Tx, s *self, user clearbox.UserID) error {
 		if err := tx.Delete(e.Key); err != nil {
 			return err
 		}
-		if err := b.readEnvelope(tx, s, &h.Envelope, &got); err != nil {
+		l := openLetter(&h.Envelope)
+		l.identity = h.Identity
+		if err := b.readLetter(tx, s, l, &got); err != nil {
 			return err
 		}
 	}
@@ -276,21 +315,28 @@ func (b *Brain) readHeld(tx Tx, s *self, user clearbox.UserID) error {
 
 // unreadable notes once that a message could not be decrypted. A message that
 // was read before needs no note: it merely came twice.
-func (b *Brain) unreadable(tx Tx, s *self, env *clearbox.Envelope, reason clearbox.Code, got *arrivals) error {
-	uuid := uuidOfUser(env.Sender)
+func (b *Brain) unreadable(tx Tx, s *self, env *letter, reason clearbox.Code, got *arrivals) error {
+	uuid, sender := env.uuid, env.Sender
+	if sender.IsZero() { // sealed, and by nobody whom we know
+		if err := b.forgetStranger(tx, s, env); err != nil {
+			return err
+		}
+		sender = SomebodyAt(env.Origin)
+		uuid = uuidOfUser(sender)
+	}
 	known, err := optional(tx.Get(idKey(uuid, env.ID)))
 	if err != nil || known != nil {
 		return err
 	}
 	err = addMessage(tx, uuid, uuid, &Message{
-		ID: env.ID, Conversation: env.Sender, Sender: env.Sender, SenderDevice: env.SenderDevice,
+		ID: env.ID, Conversation: sender, Sender: sender, SenderDevice: env.SenderDevice,
 		Kind: MessageUndecryptable, Reason: reason, Sent: env.AcceptedAt, Stored: b.now(), State: StateReceived,
 	})
 	if err != nil {
 		return err
 	}
 	got.shown = true
-	if reason == reasonSession || reason == reasonDamaged {
+	if (reason == reasonSession || reason == reasonDamaged) && !env.Sender.IsZero() {
 		return b.renew(tx, s, env, got)
 	}
 	return nil
@@ -299,8 +345,8 @@ func (b *Brain) unreadable(tx Tx, s *self, env *clearbox.Envelope, reason clearb
 // renew begins a new session with an accepted contact's device whose messages
 // can no longer be read, at most once an hour: the next message that we send
 // carries it, and theirs follow it. This one names what was lost.
-func (b *Brain) renew(tx Tx, s *self, env *clearbox.Envelope, got *arrivals) error {
-	store := sessionsOf(tx, s, env.Sender)
+func (b *Brain) renew(tx Tx, s *self, env *letter, got *arrivals) error {
+	store := env.sessions(tx, s)
 	c, err := load[contact](tx, contactKey(store.uuid))
 	if err != nil || c == nil || !c.Accepted || c.Changed != nil || c.Renewed > b.now()-renewEvery {
 		return err
@@ -330,10 +376,15 @@ func (b *Brain) renew(tx Tx, s *self, env *clearbox.Envelope, got *arrivals) err
 }
 
 // readContent stores what an envelope held.
-func (b *Brain) readContent(tx Tx, s *self, env *clearbox.Envelope, plaintext []byte, got *arrivals) error {
+func (b *Brain) readContent(tx Tx, s *self, env *letter, plaintext []byte, got *arrivals) error {
 	c, err := DecodeContent(plaintext)
 	if err != nil {
 		return b.unreadable(tx, s, env, reasonFormat, got)
+	}
+	if env.Sender.IsZero() {
+		if ok, err := b.introduce(tx, s, env, c.From); err != nil || !ok {
+			return errors.Join(err, b.unreadable(tx, s, env, reasonOrigin, got))
+		}
 	}
 	// What is inside the encryption must agree with what the servers say of the
 	// sender, and be meant for us. The id is taken from the inside: a server that
@@ -342,7 +393,7 @@ func (b *Brain) readContent(tx Tx, s *self, env *clearbox.Envelope, plaintext []
 	if c.From != env.Sender || !own && c.To != s.User || own && c.To == s.User {
 		return b.unreadable(tx, s, env, reasonMisrouted, got)
 	}
-	senderUUID := uuidOfUser(env.Sender)
+	senderUUID := env.uuid
 	known, key, err := findMessage(tx, senderUUID, c.ID)
 	if err != nil {
 		return err
@@ -351,11 +402,22 @@ func (b *Brain) readContent(tx Tx, s *self, env *clearbox.Envelope, plaintext []
 		return nil // a repeat: re-encryption under the same id is no new message
 	}
 	if !own {
+		if ignored, err := b.blocked(tx, senderUUID); err != nil || ignored {
+			return err
+		}
+		if err := b.learnToken(tx, s, env, c, got); err != nil {
+			return err
+		}
 		if err := b.claimName(tx, s, env.Sender, c.Address, got); err != nil {
 			return err
 		}
 	}
-	if c.Kind == KindReceipt || c.Kind == KindRenew { // for a renewal the new session is all that it was for
+	if c.Kind == KindAccept && !own {
+		if ok, err := b.readAccept(tx, s, env, c, got); err != nil || !ok {
+			return errors.Join(err, b.unreadable(tx, s, env, reasonMisrouted, got))
+		}
+	}
+	if c.Kind != KindText && c.Kind.Known() { // for a renewal the new session is all that it was for
 		for _, id := range c.Delivered {
 			moved, err := b.delivered(tx, s, env.Sender, id)
 			if err != nil {
@@ -393,6 +455,12 @@ func (b *Brain) readContent(tx Tx, s *self, env *clearbox.Envelope, plaintext []
 	}
 	got.receipts = true
 	return tx.Put(receiptKey(uuid, c.ID), []byte{1})
+}
+
+// blocked tells whether the person does not want to hear from a sender.
+func (b *Brain) blocked(tx Tx, uuid string) (bool, error) {
+	c, err := load[contact](tx, contactKey(uuid))
+	return c != nil && c.Blocked, err
 }
 
 // delivered takes a receipt for an own message, which only its recipient can give.

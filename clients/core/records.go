@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -31,6 +33,16 @@ import (
 //	await/<message id>          own messages whose fate the server still knows better
 //	receipt/<uuid>/<message id> delivered receipts not yet sent
 //	held/<uuid>/<order>         envelopes waiting until a changed identity is accepted
+//	token/own                   the own delivery token
+//	certificate                 the own sender certificate
+//	roots/<server>              what vouches for people of a server
+//	sealed/<server>/<order>     envelopes waiting for such roots
+//	knock/<id>                  own knocks that were not answered
+//	wait/<uuid>/<order>         like out/, until uuid has accepted us
+//	alias/<uuid>                uid@server that a provisional contact became
+//	request/<uuid>              a knock of uuid that waits for an answer
+//	answer/<knock id>           what the own server is to be told of a knock
+//	blocks                      there if the own server is to be told who is blocked
 const (
 	keyAccount   = "account"
 	keyTokens    = "tokens"
@@ -47,6 +59,16 @@ const (
 	prefixRcpt   = "receipt/"
 	prefixContac = "contact/"
 	prefixAddr   = "addr/"
+	prefixSealed = "sealed/"
+	prefixKnock  = "knock/"
+	prefixWait   = "wait/"
+	prefixAlias  = "alias/"
+	prefixReq    = "request/"
+	prefixAnswer = "answer/"
+
+	keyOwnToken    = "token/own"
+	keyCertificate = "certificate"
+	keyBlocks      = "blocks"
 )
 
 func contactKey(uuid string) string { return prefixContac + uuid }
@@ -64,6 +86,31 @@ func heldKey(uuid string, order uint64) string {
 func idKey(uuid string, id clearbox.MessageID) string { return prefixID + uuid + "/" + id.String() }
 func receiptKey(uuid string, id clearbox.MessageID) string {
 	return prefixRcpt + uuid + "/" + id.String()
+}
+func waitKey(uuid string, order uint64) string {
+	return fmt.Sprintf("%s%s/%016x", prefixWait, uuid, order)
+}
+func knockKey(id clearbox.MessageID) string          { return prefixKnock + id.String() }
+func requestKey(uuid string) string                  { return prefixReq + uuid }
+func rootsKey(server clearbox.ServerName) string     { return "roots/" + string(server) }
+func sealedPrefix(server clearbox.ServerName) string { return prefixSealed + string(server) + "/" }
+func sealedKey(server clearbox.ServerName, order uint64) string {
+	return fmt.Sprintf("%s%016x", sealedPrefix(server), order)
+}
+
+// serverOf cuts the server out of a key of sealedKey.
+func serverOf(key string) clearbox.ServerName {
+	server, _, _ := strings.Cut(key[len(prefixSealed):], "/")
+	return clearbox.ServerName(server)
+}
+
+// orderOf cuts the order out of a key that ends with one; 0 if it does not.
+func orderOf(key string) uint64 {
+	n, err := strconv.ParseUint(key[strings.LastIndexByte(key, '/')+1:], 16, 64)
+	if err != nil {
+		return 0
+	}
+	return n
 }
 func awaitKey(id clearbox.MessageID) string { return prefixAwait + id.String() }
 

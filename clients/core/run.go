@@ -263,6 +263,9 @@ func (c *connection) frame(ctx context.Context, f *wire.ServerFrame) error {
 		c.answer(f)
 	case wire.FrameStatus:
 		return c.b.status(ctx, f.ID, f.State)
+	case wire.FrameKeysLow:
+		c.b.keysLow.Store(true)
+		wake(c.b.tasksWake)
 	case wire.FrameDrain:
 		return &drainError{time.Duration(f.RetryAfter) * time.Millisecond}
 	}
@@ -338,7 +341,7 @@ func (b *Brain) Drain(ctx context.Context) error {
 			}
 		}
 		if len(mail) == 0 && !out.More {
-			return nil
+			return b.tendRoots(ctx)
 		}
 		got, err := b.receive(ctx, mail)
 		if err != nil {

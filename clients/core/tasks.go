@@ -73,16 +73,17 @@ func (b *Brain) flushReceipts(ctx context.Context) error {
 }
 
 // Flush queues the receipts that are due without their pause and waits until
-// Run, which goes on meanwhile, has sent everything, or until ctx ends.
+// Run, which goes on meanwhile, has sent everything, knocks and their answers included, or until ctx ends.
 func (b *Brain) Flush(ctx context.Context) error {
 	changed, stop := b.Watch()
 	defer stop()
 	if err := b.flushReceipts(ctx); err != nil {
 		return err
 	}
+	wake(b.tasksWake)
 	for {
 		st, err := b.Status(ctx)
-		if err != nil || st.Queued == 0 {
+		if err != nil || st.Queued+st.Errands == 0 {
 			return err
 		}
 		select {
@@ -153,25 +154,45 @@ func (c *connection) tasks(ctx context.Context) {
 			c.fail(err)
 		}
 	}
+	run(c.b.tendContacts)
 	run(c.b.tendPreKeys)
 	run(c.b.askStatuses)
 	run(c.b.ConfirmNames)
 	for ctx.Err() == nil {
 		select {
 		case <-statuses.C:
+			run(c.b.tendContacts)
 			run(c.b.askStatuses)
 		case <-preKeys.C:
 			run(c.b.tendPreKeys)
 			run(c.b.ConfirmNames)
 		case <-c.b.tasksWake:
+			run(c.b.tendContacts)
 			run(c.b.ConfirmNames)
-			if c.b.keysUsed.Load() >= int64(c.b.preKeys/preKeyLow) {
+			if c.b.keysLow.Load() || c.b.keysUsed.Load() >= int64(c.b.preKeys/preKeyLow) {
 				c.b.keysUsed.Store(0)
 				run(c.b.tendPreKeys)
 			}
 		case <-ctx.Done():
 		}
 	}
+}
+
+// tendContacts does what consent asks for at the own server. One thing that fails
+// does not keep the others.
+func (b *Brain) tendContacts(ctx context.Context) error {
+	var first error
+	for _, task := range []func(context.Context) error{
+		b.uploadToken, b.tendCertificate, b.tendRoots, b.sendKnocks, b.answerKnocks, b.putBlocks,
+	} {
+		if err := task(ctx); err != nil {
+			if lasting(err) || ctx.Err() != nil {
+				return err
+			}
+			first = errors.Join(first, err)
+		}
+	}
+	return first
 }
 
 // askStatuses learns what became of messages that are at the own server.

@@ -22,13 +22,19 @@ type world struct {
 	t  testing.TB
 	mu sync.Mutex
 
-	accounts map[clearbox.UserID]*account
-	names    map[string]clearbox.UserID
-	access   map[string]*session // by access token
-	refresh  map[string]*session // by refresh token
-	serial   int
-	claims   map[clearbox.MessageID]*wire.Bundles
-	handed   map[string]int // one-time prekeys handed out, by account, kind and id
+	accounts     map[clearbox.UserID]*account
+	names        map[string]clearbox.UserID
+	access       map[string]*session // by access token
+	refresh      map[string]*session // by refresh token
+	serial       int
+	claims       map[clearbox.MessageID]*wire.Bundles
+	authorities  map[clearbox.ServerName]*authority
+	asked        map[clearbox.ServerName]int // requests for what is known of a server
+	certificates int                         // issued
+	knocks       int                         // that people were asked by
+	serverState  wire.ServerState            // of every server; empty is reachable
+	refuseKnock  clearbox.Code               // if set, no knock is taken
+	handed       map[string]int              // one-time prekeys handed out, by account, kind and id
 
 	// fault, if set, is asked for each request and each frame of a client:
 	// "lost" drops it on the way there, "unheard" the answer on the way back.
@@ -48,6 +54,13 @@ type account struct {
 	devices   map[clearbox.DeviceID]*device
 	sent      map[clearbox.MessageID]*submitted
 	withdrawn []int
+
+	open        bool   // people of other servers find the account by its name
+	token       []byte // delivery token, and the one before
+	tokenBefore []byte
+	knocks      map[clearbox.MessageID]bool // own ones that are open
+	blocks      []clearbox.UserID
+	shut        bool // a knock was answered by a block
 }
 
 type submitted struct {
@@ -78,6 +91,7 @@ func newWorld(t testing.TB) *world {
 	return &world{
 		t: t, accounts: map[clearbox.UserID]*account{}, names: map[string]clearbox.UserID{},
 		access: map[string]*session{}, refresh: map[string]*session{}, claims: map[clearbox.MessageID]*wire.Bundles{}, handed: map[string]int{},
+		authorities: map[clearbox.ServerName]*authority{}, asked: map[clearbox.ServerName]int{},
 	}
 }
 
@@ -202,6 +216,9 @@ func (w *world) serve(ctx context.Context, server clearbox.ServerName, req core.
 	if expired {
 		return nil, refusal(clearbox.CodeTokenExpired)
 	}
+	if out, err, ok := w.serveContacts(s, req.Method, path, req.Body); ok {
+		return out, err
+	}
 	switch req.Method + " " + path {
 	case "POST /auth/logout":
 		w.revoke(s)
@@ -234,7 +251,7 @@ func (w *world) serve(ctx context.Context, server clearbox.ServerName, req core.
 		if err != nil {
 			return nil, err
 		}
-		return w.lookup(id)
+		return w.lookup(s, id)
 	}
 	if id, ok := strings.CutPrefix(path, "/devices/"); ok && req.Method == "DELETE" {
 		return nil, w.withdraw(s, id)

@@ -61,7 +61,8 @@ func (p *person) register(ctx context.Context) error {
 	handle := clearbox.Handle(fmt.Sprintf("person%d", p.no))
 	err = p.brain.Register(ctx, core.Registration{
 		Server: p.network.srv.Name, Handle: handle, Password: "a long enough fixture phrase 7", DeviceName: "test",
-		Notice: wire.NoticeAck{Version: notice.Version, Hash: notice.Hash, Language: notice.Language},
+		Notice:   wire.NoticeAck{Version: notice.Version, Hash: notice.Hash, Language: notice.Language},
+		Consents: []string{"open_reachability"}, // the people of the other server write to it without asking first
 	})
 	if err != nil {
 		return err

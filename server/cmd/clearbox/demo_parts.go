@@ -273,7 +273,7 @@ func (d *demo) join(ctx context.Context, h *demoHouse, name string) (*demoPerson
 	if err := h.admin(ctx, &invite, "invite", "create"); err != nil {
 		return nil, err
 	}
-	_, err := p.cbx(ctx, "join", invite.Link, "--name", name, "--accept-notice")
+	_, err := p.cbx(ctx, "join", invite.Link, "--name", name, "--accept-notice", "--consent", "open_reachability")
 	return p, err
 }
 
