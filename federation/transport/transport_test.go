@@ -205,7 +205,7 @@ func TestTLS12IsRefused(t *testing.T) {
 
 // Attack 8: private, loopback, link-local and metadata addresses are not
 // dialled for a peer that is not marked so, however they are written.
-func TestAddressesThatAreNotDialled(t *testing.T) {
+func TestThreat08AddressesThatAreNotDialled(t *testing.T) {
 	n := newNetwork(t)
 	tr := n.transport()
 	defer tr.Close()

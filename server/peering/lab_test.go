@@ -40,8 +40,9 @@ type lab struct {
 	mu      sync.Mutex // guards the fields below
 	at      map[string]chan net.Conn
 	forged  map[string]netip.Addr // by host
-	dialled []string
-	lose    bool // the answer to the next peering request is lost
+	asked   []string              // hosts that were looked up
+	dialled []string              // addresses
+	lose    bool                  // the answer to the next peering request is lost
 }
 
 type site struct {
@@ -124,8 +125,11 @@ func must(t *testing.T, err error) {
 	}
 }
 
-func (l *lab) site(name clearbox.ServerName, seed byte) *site {
-	s := &site{lab: l, name: name, queues: &queues{}, faults: &storage.Faults{}, dir: l.t.TempDir(), id: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32))}
+func (l *lab) site(name clearbox.ServerName, seed byte) *site { return l.siteIn(name, seed, nil) }
+
+// siteIn makes a site in mode open, unless there are no rules for it.
+func (l *lab) siteIn(name clearbox.ServerName, seed byte, rules *peering.Open) *site {
+	s := &site{rules: rules, lab: l, name: name, queues: &queues{}, faults: &storage.Faults{}, dir: l.t.TempDir(), id: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32))}
 	s.open()
 	s.listen()
 	return s
@@ -142,7 +146,7 @@ func (s *site) open() {
 	s.table, err = peering.OpenTable(ctx, s.store, peering.TableOptions{Now: s.now, Open: s.rules})
 	must(t, err)
 	s.self, err = federation.OpenSelf(ctx, s.name, s.id, peering.SelfState{Store: s.store, Sealer: ks}, federation.SelfOptions{
-		Endpoints: []federation.Endpoint{{URL: "https://" + string(s.name)}}, Now: s.now,
+		Endpoints: []federation.Endpoint{{URL: "https://" + string(s.name)}}, Now: s.now, Legal: federation.Legal{Country: "DE"},
 	})
 	must(t, err)
 	var strangers federation.Strangers
@@ -231,6 +235,7 @@ func (l *listener) Addr() net.Addr { return &net.TCPAddr{} }
 func (l *lab) resolve(_ context.Context, host string) ([]netip.Addr, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	l.asked = append(l.asked, host)
 	if a, forged := l.forged[host]; forged {
 		return []netip.Addr{a}, nil
 	}

@@ -220,7 +220,7 @@ func TestSuspendResumeRemove(t *testing.T) {
 
 // Attack 6: the name resolves to somebody with a valid certificate and another
 // identity.
-func TestHijackedHostIsRefused(t *testing.T) {
+func TestThreat06PinnedPeerHijacked(t *testing.T) {
 	bubble(t, func(t *testing.T, l *lab, a, b *site) {
 		_, err := b.accept(a.invite("b.test").Token)
 		must(t, err)
