@@ -69,3 +69,21 @@ func ReactionTo(err error) string {
 	what, _ := classify(err)
 	return [...]string{reactGrow: "grow", reactWait: "wait", reactQuick: "quick", reactPark: "park", reactRewind: "rewind", reactFenced: "fenced", reactSplit: "split"}[what]
 }
+
+// Pace is the congestion control of one queue.
+type Pace struct{ p pace }
+
+// NewPace begins at the most.
+func NewPace(window int) *Pace { return &Pace{newPace(window)} }
+
+// Now gives how many transactions of how many bytes may be under way.
+func (p *Pace) Now() (window, bytes int) { return p.p.window, p.p.bytes }
+
+// Landed follows an answer.
+func (p *Pace) Landed(took time.Duration) { p.p.landed(took) }
+
+// Limited follows the wish to wait.
+func (p *Pace) Limited() { p.p.limited() }
+
+// Slow follows a transaction that did not arrive in its time.
+func (p *Pace) Slow() { p.p.slow() }

@@ -2,9 +2,11 @@ package federation
 
 import "time"
 
-// pace is how much of one queue is under way at a time. A link that does not
-// carry it gets less, down to one small transaction, and more again while
-// answers come quickly.
+// pace is how much of one queue is under way at a time: additive increase,
+// multiplicative decrease (federation.md, 9). A link that does not carry it, or a
+// peer that answers late or asks to wait, gets less, down to one small
+// transaction, and more again step by step while answers come quickly. So the
+// sender stays below a limit that it has met once.
 type pace struct {
 	most   int // transactions under way at one time, at best
 	window int // now
@@ -14,6 +16,7 @@ type pace struct {
 const (
 	paceBytes = MaxTransaction - 1024
 	paceLeast = 16 << 10 // a single item that is larger goes alone
+	paceStep  = 64 << 10 // more after each quick answer
 	// A transaction that takes longer than the receiver parks the next one
 	// (parkFor) had better not be overtaken.
 	paceQuick = parkFor
@@ -27,12 +30,17 @@ func (p *pace) slow() { p.window, p.bytes = 1, max(paceLeast, p.bytes/2) }
 // overtaken follows one that arrived too long before its predecessor.
 func (p *pace) overtaken() { p.window = 1 }
 
-// landed follows an answer.
+// limited follows a peer's wish to wait. One at a time, since what comes before
+// its predecessor uses the quota up for nothing.
+func (p *pace) limited() { p.slow() }
+
+// landed follows an answer. One that lags halves how many are under way.
 func (p *pace) landed(took time.Duration) {
 	if took > paceQuick {
+		p.window = max(1, p.window/2)
 		return
 	}
-	p.window, p.bytes = min(p.most, p.window+1), min(paceBytes, 2*p.bytes)
+	p.window, p.bytes = min(p.most, p.window+1), min(paceBytes, p.bytes+paceStep)
 }
 
 // slowest is the rate below which a link is no use: a body may take its time

@@ -40,7 +40,7 @@ func (l *senderLane) react(ctx context.Context, err error) (wait time.Duration, 
 		l.lease = nil
 		return l.grow(ctx, failed), false
 	case reactWait:
-		l.pace.overtaken() // what comes before its predecessor uses the quota up for nothing
+		l.pace.limited()
 		l.failedAttempt(ctx, failed, true)
 		return min(refused.RetryAfter, backoffCap) + between(l.s.random, 0, 200*time.Millisecond), true
 	case reactQuick:

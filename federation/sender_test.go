@@ -424,7 +424,8 @@ func TestRateLimitIsObeyed(t *testing.T) {
 	two(t, func(w *world, a, b *node) { b.rate = 500 }, func(w *world, a, b *node) {
 		a.send("b.test", 7000)
 		wait(t, time.Second)
-		if n := b.acceptor.count(); n < 5*500 || n > 6*500+256 {
+		// Batches that follow a refused one use up quota for nothing, three at most.
+		if n := b.acceptor.count(); n < 6*500-4*256 || n > 6*500+256 {
 			t.Errorf("%d accepted in a second at 500 a second and five times as many in a burst", n)
 		}
 		wait(t, 30*time.Second)
