@@ -47,6 +47,7 @@ type World struct {
 	caKey  *ecdsa.PrivateKey
 	roots  *x509.CertPool
 	houses map[clearbox.ServerName]*House
+	open   bool // new houses are in mode open
 	people []*Person
 	log    buffer
 	spoken []string // texts, names and tokens that no log line may hold
@@ -64,6 +65,24 @@ func Run(t *testing.T, names []clearbox.ServerName, fn func(w *World)) {
 func RunInAir(t *testing.T, names []clearbox.ServerName, seed uint64, fn func(w *World)) {
 	t.Helper()
 	run(t, names, newAir(seed), fn)
+}
+
+// RunOpen is Run with homeservers in mode open that know nothing of each other.
+func RunOpen(t *testing.T, names []clearbox.ServerName, fn func(w *World)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		w.open = true
+		for _, n := range names {
+			w.addHouse(n)
+		}
+		defer w.close()
+		fn(w)
+		if !t.Failed() {
+			w.settle()
+			w.check()
+		}
+	})
 }
 
 func run(t *testing.T, names []clearbox.ServerName, air *Air, fn func(w *World)) {
@@ -180,6 +199,9 @@ func (w *World) addHouse(name clearbox.ServerName) *House {
 	c := config.Default()
 	c.Server.Name, c.Server.DataDir = name, filepath.Join(h.dir, "data")
 	c.Organisation.Country = "AT"
+	if w.open {
+		c.Federation.Mode, c.Federation.Open.LegalBasis = config.ModeOpen, "test"
+	}
 	c.Listen.Addresses, c.Listen.Metrics = []string{string(name) + ":443"}, string(name)+":9464"
 	c.TLS.CertFile, c.TLS.KeyFile = filepath.Join(h.dir, "cert.pem"), filepath.Join(h.dir, "key.pem")
 	c.Keys.RootKeyFile, c.Keys.IdentityKeyFile = filepath.Join(h.dir, "root.key"), filepath.Join(h.dir, "identity.key")
