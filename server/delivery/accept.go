@@ -185,21 +185,17 @@ func (op *accept) addBounce(ctx context.Context, a *arrival) (err error) {
 // anybody is one verdict.
 func (op *accept) addMessage(ctx context.Context, a *arrival, fresh bool, now clearbox.Millis) error {
 	it, r := a.item, op.r
-	absent := clearbox.CodeRecipientUnavailable
-	if it.Token != nil {
-		absent = clearbox.CodeConsentRequired
-		re, err := r.reach(ctx, it.Recipient.UID)
-		if err != nil {
-			return err
-		}
-		if !r.admits(re, op.peer, it.Token, now) {
-			a.reject(absent)
-			return nil
-		}
+	re, err := r.reach(ctx, it.Recipient.UID)
+	if err != nil {
+		return err
+	}
+	if !r.admits(re, op.peer, it.Token, now) {
+		a.reject(clearbox.CodeConsentRequired)
+		return nil
 	}
 	known, err := r.local(ctx, it.Recipient.UID, fresh)
 	if clearbox.CodeOf(err) == clearbox.CodeRecipientUnavailable {
-		a.reject(absent)
+		a.reject(clearbox.CodeConsentRequired)
 		return nil
 	}
 	if err != nil {
@@ -221,7 +217,7 @@ func (op *accept) addMessage(ctx context.Context, a *arrival, fresh bool, now cl
 			}
 			m, err := r.sealMail(known.Key, d.No, sealed, it.Ref, nil, now)
 			if errors.Is(err, storage.ErrShredded) { // erased a moment ago; the others go on
-				a.reject(absent)
+				a.reject(clearbox.CodeConsentRequired)
 				continue
 			}
 			if err != nil {

@@ -69,7 +69,7 @@ const wrong = "rejected consent_required"
 func TestDeliveryTokens(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, worldOptions{})
-		bob := w.person("bob", 1)
+		bob := w.shut("bob", 1)
 		pos := int64(0)
 		try := func(token []byte) string {
 			pos++
@@ -111,7 +111,7 @@ func TestDeliveryTokens(t *testing.T) {
 // and so is somebody who knows the token of a person that is gone.
 func TestRefusalsLookAlike(t *testing.T) {
 	w := newWorld(t, worldOptions{})
-	bob, banned, erased, shut := w.person("bob", 1), w.person("banned", 1), w.person("erased", 1), w.person("shut", 1)
+	bob, banned, erased, shut := w.person("bob", 1), w.person("banned", 1), w.person("erased", 1), w.shut("shut", 1)
 	for _, p := range []person{bob, banned, erased} {
 		w.setToken(p, token(1))
 	}
@@ -127,9 +127,11 @@ func TestRefusalsLookAlike(t *testing.T) {
 	for _, to := range []clearbox.UserID{nobody, banned.user, erased.user, shut.user} {
 		items = append(items, sealedItem(t, to, good[:], "x", 1), sealedItem(t, to, bad[:], "x", 1))
 	}
-	items = append(items, sealedItem(t, bob.user, bad[:], "x", 1), sealedItem(t, bob.user, good[:], "x", 1))
+	without := peerItem(t, w.stranger(), bob.user, "x", 1)
+	without.Token = nil
+	items = append(items, without, sealedItem(t, bob.user, bad[:], "x", 1), sealedItem(t, bob.user, good[:], "x", 1))
 	got := w.accept(away, txn(1, 1, 1, items...))
-	if want := append(slices.Repeat([]string{wrong}, 9), "ok "); !slices.Equal(got, want) {
+	if want := append(slices.Repeat([]string{wrong}, 10), "ok "); !slices.Equal(got, want) {
 		t.Errorf("verdicts %q", got)
 	}
 	for _, to := range []clearbox.UID{nobody.UID, shut.user.UID} {
@@ -229,7 +231,7 @@ func TestSubmissionsAreSealedOrNot(t *testing.T) {
 	withToken.Token = one[:]
 	sealedHere := delivery.Recipient{User: bob.user, Envelopes: []delivery.Outgoing{{Device: 1, Registration: 101, Type: clearbox.ContentSealed, Content: sealedContent("x")}}}
 	openThere := to(far, "x", 1)
-	openThere.Token = one[:]
+	openThere.Envelopes[0].Type = clearbox.ContentWhisper
 	noBucket := sealedTo(far, one, "x")
 	noBucket.Envelopes[0].Content = noBucket.Envelopes[0].Content[1:]
 	for name, r := range map[string]delivery.Recipient{
@@ -238,6 +240,11 @@ func TestSubmissionsAreSealedOrNot(t *testing.T) {
 		if _, err := w.send(alice.devices[0], newID(t), r); clearbox.CodeOf(err) != clearbox.CodeBadRequest {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	noToken := to(far, "x", 1)
+	noToken.Token = nil
+	if _, err := w.send(alice.devices[0], newID(t), noToken); clearbox.CodeOf(err) != clearbox.CodeConsentRequired {
+		t.Errorf("without a token: %v", err)
 	}
 	id := newID(t)
 	_, err := w.send(alice.devices[0], id, sealedTo(far, one, "x"))
@@ -528,7 +535,7 @@ func TestThreat13EqualWork(t *testing.T) { synctest.Test(t, equalWork) }
 func equalWork(t *testing.T) {
 	faults := &storage.Faults{}
 	w := newWorld(t, worldOptions{faults: faults})
-	bob, shut, far := w.person("bob", 1), w.person("shut", 1), w.stranger()
+	bob, shut, far := w.person("bob", 1), w.shut("shut", 1), w.stranger()
 	w.setToken(bob, token(1))
 	must(t, w.router.SetBlocks(bg, shut.devices[0], []clearbox.UserID{far}))
 	bad := token(9)

@@ -170,7 +170,7 @@ func TestRequeueAsksTheSender(t *testing.T) {
 	must(t, err)
 	batch, err = w.router.Take(bg, away, federation.ClassMessage, lease, 10, 1<<20)
 	must(t, err)
-	if batch == nil || len(batch.Items) != 1 || batch.Items[0].ID != ids[0] || string(batch.Items[0].Envelopes[0].Content) != "encrypted anew" {
+	if batch == nil || len(batch.Items) != 1 || batch.Items[0].ID != ids[0] || textOf(batch.Items[0].Envelopes[0].Content) != "encrypted anew" {
 		t.Errorf("%+v", batch)
 	}
 	must(t, w.store.View(bg, func(tx *storage.Tx) error {

@@ -21,7 +21,7 @@ var bg = context.Background()
 // peerItem is a message from a person at the other server.
 func peerItem(t *testing.T, from, user clearbox.UserID, text string, devices ...clearbox.DeviceID) federation.Item {
 	t.Helper()
-	it := federation.Item{ID: newID(t), Sender: from, SenderDevice: 1, Recipient: user, AcceptedAt: clearbox.Millis(time.Now().UnixMilli())}
+	it := federation.Item{ID: newID(t), Sender: from, SenderDevice: 1, Recipient: user, AcceptedAt: clearbox.Millis(time.Now().UnixMilli()), Token: given[:]}
 	for _, d := range devices {
 		it.Envelopes = append(it.Envelopes, federation.ItemEnvelope{Device: d, Registration: uint16(d) + 100, Type: clearbox.ContentWhisper, Content: []byte(text)})
 	}
@@ -54,7 +54,7 @@ func TestAcceptJudgesEachItemAlone(t *testing.T) {
 	batch := txn(1, 1, 1, good, forged, ours, unknown, foreign, noDevice, oneLeft, early, old, unreadable, federation.Item{Void: true}, peerItem(t, from, full.user, "?", 1))
 	answer, err := w.router.Accept(bg, away, batch)
 	must(t, err)
-	want := []string{"ok", "rejected forbidden", "rejected forbidden", "rejected recipient_unavailable", "rejected recipient_unavailable", "rejected no_device",
+	want := []string{"ok", "rejected forbidden", "rejected forbidden", "rejected consent_required", "rejected recipient_unavailable", "rejected no_device",
 		"ok", "rejected bad_request", "rejected expired", "rejected unsupported_critical", "ok", "rejected mailbox_full"}
 	for i, v := range answer.Verdicts {
 		got := string(v.Code)
@@ -149,7 +149,7 @@ func TestOutboxSettlesPerVerdict(t *testing.T) {
 	}
 	batch, err := w.router.Take(bg, away, federation.ClassMessage, lease, 256, 1<<20)
 	must(t, err)
-	if len(batch.Items) != 4 || batch.FirstPos != 1 || string(batch.Items[2].Envelopes[0].Content) != "three" || batch.Items[0].Sender != alice.user {
+	if len(batch.Items) != 4 || batch.FirstPos != 1 || textOf(batch.Items[2].Envelopes[0].Content) != "three" || !batch.Items[0].Sealed() {
 		t.Fatalf("batch %+v", batch)
 	}
 	must(t, w.router.Failed(bg, away, federation.ClassMessage, batch, clearbox.CodePeerUnreachable))
@@ -201,7 +201,7 @@ func TestOutboxKeepsPositionsAcrossLeases(t *testing.T) {
 	}
 	next, err := w.router.Take(bg, away, federation.ClassMessage, lease, 2, 1<<20)
 	must(t, err)
-	if next.FirstPos != 3 || string(next.Items[0].Envelopes[0].Content) != "three" {
+	if next.FirstPos != 3 || textOf(next.Items[0].Envelopes[0].Content) != "three" {
 		t.Errorf("next %+v", next)
 	}
 	anew, err := w.router.Rewind(bg, away, federation.ClassMessage, lease, 7)

@@ -37,7 +37,7 @@ func TestNothingIsStoredForTheBanned(t *testing.T) {
 	}
 	answer, err := w.router.Accept(bg, away, txn(1, 1, 1, peerItem(t, from, bob.user, "from afar", 1)))
 	must(t, err)
-	if v := answer.Verdicts[0]; v.Code != federation.VerdictRejected || v.Reason != clearbox.CodeRecipientUnavailable {
+	if v := answer.Verdicts[0]; v.Code != federation.VerdictRejected || v.Reason != clearbox.CodeConsentRequired {
 		t.Errorf("verdict %+v", v)
 	}
 	w.turn(bob, storage.UserActive)

@@ -157,12 +157,10 @@ func (op *submit) addLocal(ctx context.Context, to *Recipient) error {
 
 func (op *submit) addRemote(ctx context.Context, p auth.Principal, to *Recipient) error {
 	r := op.r
-	if to.Token != nil {
-		if err := to.sealed(); err != nil {
-			return err
-		}
-	}
 	if err := r.peers.Route(ctx, to.User.Server); err != nil {
+		return err
+	}
+	if err := to.sealed(); err != nil {
 		return err
 	}
 	known, err := r.remote(ctx, to.User, false)
@@ -177,12 +175,9 @@ func (op *submit) addRemote(ctx context.Context, p auth.Principal, to *Recipient
 			return err
 		}
 	}
-	item := federation.Item{ID: op.sub.ID, Sender: op.user, SenderDevice: op.device, Recipient: to.User, AcceptedAt: op.at}
-	if to.Token != nil {
-		item.Token = to.Token
-		if item.Ref, err = r.newRef(op.userNo, to.User.Server, op.sub.ID); err != nil {
-			return err
-		}
+	item := federation.Item{ID: op.sub.ID, Sender: op.user, SenderDevice: op.device, Recipient: to.User, AcceptedAt: op.at, Token: to.Token}
+	if item.Ref, err = r.newRef(op.userNo, to.User.Server, op.sub.ID); err != nil {
+		return err
 	}
 	for _, e := range to.Envelopes {
 		item.Envelopes = append(item.Envelopes, federation.ItemEnvelope{Device: e.Device, Registration: e.Registration, Type: e.Type, Content: e.Content})

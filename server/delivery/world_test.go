@@ -7,6 +7,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -149,7 +150,25 @@ type person struct {
 	devices []auth.Principal
 }
 
+// person makes one whose delivery token is given.
 func (w *world) person(handle string, devices ...clearbox.DeviceID) person {
+	w.t.Helper()
+	p := w.shut(handle, devices...)
+	must(w.t, w.store.Update(context.Background(), func(tx *storage.Tx) error {
+		u, err := tx.UserByUID(p.user.UID)
+		if err != nil {
+			return err
+		}
+		return tx.SetToken(u.No, given, 0)
+	}))
+	return p
+}
+
+// given is the delivery token of everybody, here and there.
+var given = clearbox.DeliveryToken{'g', 'i', 'v', 'e', 'n'}
+
+// shut makes one who has no delivery token.
+func (w *world) shut(handle string, devices ...clearbox.DeviceID) person {
 	w.t.Helper()
 	uid, err := clearbox.NewUID(rand.Reader)
 	must(w.t, err)
@@ -205,11 +224,20 @@ func newID(t *testing.T) clearbox.MessageID {
 	return id
 }
 
-// to addresses the given devices with the registration ids that person uses.
+// textOf is what a padded content begins with.
+func textOf(content []byte) string { return strings.TrimRight(string(content), "\x00") }
+
+// to addresses the given devices with the registration ids that person uses,
+// sealed and with the token for people elsewhere.
 func to(user clearbox.UserID, content string, devices ...clearbox.DeviceID) delivery.Recipient {
 	r := delivery.Recipient{User: user}
+	kind, body := clearbox.ContentWhisper, []byte(content)
+	if user.Server != home {
+		r.Token, kind = given[:], clearbox.ContentSealed
+		body = append(body, make([]byte, max(0, clearbox.SealedSize(len(body))-len(body)))...)
+	}
 	for _, id := range devices {
-		r.Envelopes = append(r.Envelopes, delivery.Outgoing{Device: id, Registration: uint16(id) + 100, Type: clearbox.ContentWhisper, Content: []byte(content)})
+		r.Envelopes = append(r.Envelopes, delivery.Outgoing{Device: id, Registration: uint16(id) + 100, Type: kind, Content: body})
 	}
 	return r
 }
