@@ -145,6 +145,9 @@ func (t *talk) earlier(ctx context.Context, history int) error {
 // news shows what came and how far own lines are since it was last called.
 func (t *talk) news(ctx context.Context) error {
 	brain := t.p.brain
+	if err := t.newRequests(ctx, t.p); err != nil {
+		return err
+	}
 	came, err := brain.Messages(ctx, t.with.User, t.last, 0)
 	if err != nil {
 		return err
