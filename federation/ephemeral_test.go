@@ -132,6 +132,23 @@ func TestEphemeralGrowsOld(t *testing.T) {
 	}
 }
 
+// The age is judged by the clock that the last greeting told.
+func TestEphemeralByThePeersClock(t *testing.T) {
+	for step, want := range map[time.Duration]int{0: 1, 9 * time.Second: 1, 12 * time.Second: 0, -12 * time.Second: 0} {
+		brief(t, func(w *world, a, b *node) {
+			b.offset += step // since the greeting
+			a.brief.Send("b.test", seen(1, "active"))
+			synctest.Wait()
+			if got := b.heard.take(); len(got) != want {
+				t.Errorf("after a step of %v: %d items", step, len(got))
+			}
+			if n := a.brief.Dropped(); n != 0 {
+				t.Errorf("the sender was told of %d", n)
+			}
+		})
+	}
+}
+
 // Nothing waits for a peer that is away, and nothing is sent twice.
 func TestEphemeralIsDroppedWhileAPeerIsAway(t *testing.T) {
 	brief(t, func(w *world, a, b *node) {
