@@ -27,9 +27,6 @@ func (s *Service) PeerResolve(ctx context.Context, peer clearbox.ServerName, h c
 	if err := s.peerLookup(peer); err != nil {
 		return Account{}, err
 	}
-	if s.o.AnyName {
-		return s.local(ctx, func(tx *storage.Tx) (storage.User, error) { return tx.UserByHandle(h) })
-	}
 	var uid clearbox.UID
 	err := s.store.View(ctx, func(tx *storage.Tx) (err error) {
 		uid, err = s.auth.ConsentingByHandle(tx, h, auth.PurposeOpenReachability)
@@ -145,8 +142,6 @@ func (s *Service) resolve(ctx context.Context, address clearbox.Address) (Accoun
 		return Account{}, err
 	case answer.Address != address:
 		return Account{}, errRemoteAnswer("it answered for another address", nil)
-	case s.o.AnyName:
-		return s.accept(ctx, answer)
 	case len(answer.Token) == 0:
 		return Account{}, errAskFirst()
 	}

@@ -36,9 +36,6 @@ type Options struct {
 	// TokenOf is the delivery token of somebody here; clearbox.CodeConsentRequired
 	// when there is none. nil: nobody has one.
 	TokenOf func(ctx context.Context, uid clearbox.UID) (clearbox.DeliveryToken, error)
-	// AnyName lets everybody be found by name across servers, for clients that do
-	// not knock yet.
-	AnyName bool
 
 	RemoteFresh   time.Duration // a cached remote account is served unasked; 1 hour if 0
 	RemoteStale   time.Duration // and when its server does not answer; 14 days if 0

@@ -55,7 +55,7 @@ func (w *World) Join(name string) *Person {
 	const password = "seven grey herons over the dam"
 	w.must(p.Brain.Register(ctx, core.Registration{
 		Server: h.Name, Handle: address.Handle, Password: password, DeviceName: "laptop of " + string(address.Handle),
-		Notice: wire.NoticeAck{Version: notice.Version, Hash: notice.Hash},
+		Notice:   wire.NoticeAck{Version: notice.Version, Hash: notice.Hash},
 		Consents: []string{"open_reachability"}, // people of other houses write to them without asking first
 	}))
 	profile, err := p.Brain.Profile()
