@@ -29,6 +29,7 @@ type senderLane struct {
 	due     time.Time // when the earliest deferred item becomes due; zero = none
 	full    bool      // the newest batch was about as big as a batch may be
 	sentAt  time.Time // when the newest batch was dispatched
+	near    bool      // the newest answer came within nearPace
 	gaps    int       // in a row
 	stumble int       // errors of the outbox in a row
 	lastTry time.Time
@@ -207,8 +208,8 @@ func (l *senderLane) open(ctx context.Context) error {
 
 // fill dispatches as much as the window allows: first what was dispatched
 // before, then what is new. While a small batch is under way the next one is
-// given a moment to grow, so that a fast peer gets few big batches and a far
-// one still gets several at a time.
+// given some time to grow, so that a near peer gets one after the other, each
+// with all that came meanwhile, and a far one still gets several at a time.
 func (l *senderLane) fill(ctx context.Context) error {
 	for len(l.waiting) < l.window() {
 		if !l.agreed {
@@ -225,7 +226,7 @@ func (l *senderLane) fill(ctx context.Context) error {
 				l.pending = l.pending[1:]
 			}
 		} else {
-			if len(l.waiting) > 0 && !l.full && l.s.opts.Now().Sub(l.sentAt) < pipelinePace {
+			if len(l.waiting) > 0 && !l.full && l.s.opts.Now().Sub(l.sentAt) < l.growth() {
 				return nil
 			}
 			var err error
@@ -244,6 +245,14 @@ func (l *senderLane) fill(ctx context.Context) error {
 		l.launch(ctx, b)
 	}
 	return nil
+}
+
+// growth is how long the next batch may grow after a small one was dispatched.
+func (l *senderLane) growth() time.Duration {
+	if l.near {
+		return nearPace
+	}
+	return pipelinePace
 }
 
 // window is how many batches may be under way: one while the peer is only
@@ -304,11 +313,12 @@ func (l *senderLane) await(ctx context.Context) error {
 		case <-l.waiting[0].done:
 			return nil
 		case <-nudge:
-			rest := pipelinePace - l.s.opts.Now().Sub(l.sentAt)
+			most := l.growth()
+			rest := most - l.s.opts.Now().Sub(l.sentAt)
 			if rest <= 0 || l.full {
 				return nil
 			}
-			t := time.NewTimer(min(rest, pipelinePace))
+			t := time.NewTimer(min(rest, most))
 			defer t.Stop()
 			pace, nudge = t.C, nil
 		case <-pace:
@@ -331,6 +341,7 @@ func (l *senderLane) land(ctx context.Context) error {
 		return &outboxError{err}
 	}
 	l.waiting = l.waiting[1:]
+	l.near = f.took <= nearPace
 	l.pace.landed(f.took)
 	l.succeeded(ctx)
 	return nil

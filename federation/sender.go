@@ -13,7 +13,8 @@ import (
 
 const (
 	duePoll      = 30 * time.Second      // readers also look on a timer: a lost nudge costs time only
-	pipelinePace = 5 * time.Millisecond  // between small batches under way at one time
+	pipelinePace = 5 * time.Millisecond  // between small batches that are under way to a far peer at one time
+	nearPace     = 25 * time.Millisecond // the same for a peer that answers sooner
 	helloPerPeer = 50 * time.Millisecond // jitter of greetings: min(30 s, 50 ms x peers)
 	helloSpread  = 30 * time.Second
 	helloAtOnce  = 16

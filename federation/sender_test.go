@@ -86,6 +86,31 @@ func TestOvertakingIsParked(t *testing.T) {
 	})
 }
 
+// A near peer gets one small batch after the other, each with all that came
+// meanwhile; to a far one several are under way at a time.
+func TestBatchesGrow(t *testing.T) {
+	for _, c := range []struct {
+		latency     time.Duration
+		least, most int
+	}{{10 * time.Millisecond, 10, 40}, {50 * time.Millisecond, 20, 40}} {
+		two(t, func(w *world, a, b *node) { w.wire.latency = c.latency }, func(w *world, a, b *node) {
+			a.send("b.test", 1)
+			wait(t, time.Second)
+			for range 300 {
+				a.send("b.test", 1)
+				wait(t, time.Millisecond)
+			}
+			wait(t, time.Second)
+			if n := len(a.outbox.batches); n < c.least || n > c.most {
+				t.Errorf("%s away: %d batches for 300 messages in 300 ms", c.latency, n)
+			}
+			if n := b.acceptor.count(); n != 301 {
+				t.Errorf("delivered %d", n)
+			}
+		})
+	}
+}
+
 // R2: the first attempt after a day comes within 15 minutes, after a week
 // within an hour; at most 200 attempts a day.
 func TestOutagesOfDays(t *testing.T) {
