@@ -122,10 +122,15 @@ func (e *entry) stale(target federation.Target, now time.Time) (string, error) {
 }
 
 // Forget moves on to the next endpoint; a base that was looked up more than
-// five minutes ago is looked up again, and an error is forgotten.
+// five minutes ago is looked up again, and an error is forgotten. Of a server
+// that is not pinned and has no endpoints everything is.
 func (t *Courier) Forget(target federation.Target) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if !target.Pinned && len(target.Endpoints) == 0 {
+		delete(t.entries, target.Server) // a stranger; there are too many to remember
+		return
+	}
 	e := t.entry(target.Server)
 	e.next++
 	e.failed = nil
