@@ -148,7 +148,7 @@ func (s *Server) openStores(ctx context.Context, c *config.Config) error {
 	}
 	s.store, err = storage.Open(ctx, storage.Options{
 		Path: c.DatabasePath(), Sealer: s.keys, Index: s.keys.Index, Now: s.o.Now, Random: s.o.Random, Log: s.log,
-		MailboxMails: orUnlimited(int64(c.Limits.MailboxEnvelopes)), MailboxBytes: orUnlimited(int64(c.Limits.MailboxSize)),
+		MailFloor: storage.MailFloor(s.o.Now()), MailboxMails: orUnlimited(int64(c.Limits.MailboxEnvelopes)), MailboxBytes: orUnlimited(int64(c.Limits.MailboxSize)),
 	})
 	return err
 }

@@ -2,6 +2,7 @@ package storage
 
 import (
 	"errors"
+	"time"
 
 	"github.com/clearbox-im/clearbox"
 )
@@ -12,7 +13,7 @@ import (
 
 // Mail is a queued item of one device.
 type Mail struct {
-	Seq     int64 // grows with every commit, without holes at the time of writing
+	Seq     int64 // grows with every commit, by 1 while the store stays open; see MailFloor
 	Sealed  Sealed
 	Expires clearbox.Millis
 }
@@ -27,6 +28,13 @@ type ExpiredMail struct {
 const neverExpires = int64(1<<63 - 1)
 
 const maxSeq = 1<<32 - 1
+
+// MailFloor is what Options.MailFloor should be for a store that is opened at
+// now: the seconds since 2000. It holds for devices that get less than one mail
+// a second on average while the server runs.
+func MailFloor(now time.Time) int64 {
+	return max(0, min(now.Unix()-time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix(), maxSeq/2))
+}
 
 func mailID(deviceNo, seq int64) int64 { return deviceNo<<32 | seq }
 
@@ -51,10 +59,10 @@ func (tx *Tx) PutNotice(deviceNo int64, p Sealed, expires clearbox.Millis) (seq 
 
 func (tx *Tx) putMail(deviceNo int64, p Sealed, expires clearbox.Millis, mails, bytes int64) (seq int64, err error) {
 	size := int64(len(p.Payload) + len(p.Wrapped))
-	err = tx.write(`UPDATE mailboxes SET next_seq = next_seq + 1, mails = mails + 1, bytes = bytes + $1,
+	err = tx.write(`UPDATE mailboxes SET next_seq = CASE WHEN next_seq < $6 THEN $6 ELSE next_seq END + 1, mails = mails + 1, bytes = bytes + $1,
 		next_expiry = CASE WHEN next_expiry > $2 THEN $2 ELSE next_expiry END
 		WHERE device_no = $3 AND mails < $4 AND bytes <= $5 RETURNING next_seq - 1`,
-		args(size, int64(expires), deviceNo, mails, bytes-size), &seq)
+		args(size, int64(expires), deviceNo, mails, bytes-size, tx.s.seqFloor), &seq)
 	if err == ErrNotFound {
 		if _, _, err := tx.MailboxSize(deviceNo); err != nil {
 			return 0, err

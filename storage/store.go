@@ -57,6 +57,12 @@ type Options struct {
 	Readers      int   // connections for View, 4 if 0
 	LogPages     int   // pages of the write-ahead log before it is copied back, DefaultLogPages if 0
 
+	// MailFloor is the least sequence number of mail that is stored from now on,
+	// see MailFloor. A database that was put back to an older state would else give
+	// numbers again which a device has acknowledged, and the device would take new
+	// mail for old. With 0 the numbers go on where they ended.
+	MailFloor int64
+
 	Faults *Faults // tests only: makes durable steps of the writer fail
 }
 
@@ -69,6 +75,7 @@ type Store struct {
 	read    driver.Connector
 
 	mailboxMails, mailboxBytes int64
+	seqFloor                   int64 // see MailFloor
 
 	queue   queue
 	stopped chan struct{} // closed when the writer has ended
@@ -108,7 +115,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		o.LogPages = DefaultLogPages
 	}
 	s := &Store{
-		opts: o, d: sqliteDialect(), mailboxMails: o.MailboxMails, mailboxBytes: o.MailboxBytes,
+		opts: o, d: sqliteDialect(), mailboxMails: o.MailboxMails, mailboxBytes: o.MailboxBytes, seqFloor: o.MailFloor,
 		stopped: make(chan struct{}), closed: make(chan struct{}), readers: make(chan *conn, o.Readers),
 	}
 	s.queue.wake = make(chan struct{}, 1)
