@@ -8,7 +8,7 @@ NESTED  := crypto/wycheproof federation/oracle
 RACE    := $(shell command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 && echo -race)
 FUZZTIME ?= 10s
 S ?= local,offline,idle,fed,fed-h3,fed-backlog,fed-trouble,cold
-T ?= kill9,outage,clock,replay,timing,weather,faults,halfopen,diskfull,malformed,slow,leaks,model,powercut
+T ?= kill9,outage,clock,replay,timing,receipts,weather,faults,halfopen,diskfull,malformed,slow,leaks,model,powercut
 
 .PHONY: help build demo test check fuzz interop bench reliability wasm-size wasm-test dist install clean generate
 

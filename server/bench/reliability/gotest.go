@@ -50,6 +50,11 @@ func (s *suite) timing(ctx context.Context) (verdict, error) {
 	return goTest(ctx, "timing", 10*time.Minute, "./server/delivery", "^TestThreat13Timing$")
 }
 
+// receipts is threat 20: whether receipts tell who wrote a sealed message.
+func (s *suite) receipts(ctx context.Context) (verdict, error) {
+	return goTest(ctx, "receipts", 10*time.Minute, "./clients/core", "^TestThreat20")
+}
+
 // goTest runs tests of one package in the module's root, which is where make
 // starts this program.
 func goTest(ctx context.Context, name string, limit time.Duration, pkg, pattern string, env ...string) (verdict, error) {
