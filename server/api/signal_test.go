@@ -22,9 +22,11 @@ func TestSignalOnSockets(t *testing.T) {
 	for _, format := range formats {
 		t.Run(format.Subprotocol(), func(t *testing.T) {
 			w := newWorld(t, setup{})
-			alice, bob := w.join("alice"), w.join("bob")
+			alice, bob, carol := w.join("alice"), w.join("bob"), w.join("carol")
 			a := alice.open(format)
 			a.send(typingTo(bob, keystroke)) // nobody is there
+			a.send(&wire.ClientFrame{Type: wire.FrameSend, Ref: 9, Submission: carol.message("x")})
+			a.next() // frames are handled in their order
 			b := bob.open(format)
 			other, sealed := keystroke, keystroke
 			other.Device = 2
