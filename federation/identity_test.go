@@ -588,7 +588,7 @@ func TestIdentityOffline(t *testing.T) {
 			}
 			wait(t, 24*time.Hour)
 			doc := a.self.Document()
-			if doc.Seq != last.Seq+1 || time.UnixMilli(int64(doc.Expires)).Sub(time.Now()) < 22*time.Hour {
+			if doc.Seq != last.Seq+1 || time.Until(time.UnixMilli(int64(doc.Expires))) < 22*time.Hour {
 				t.Fatalf("day %d: document %d after %d, ends %v", day, doc.Seq, last.Seq, time.UnixMilli(int64(doc.Expires)))
 			}
 			if h := last.Hash(); doc.Prev != base64.RawURLEncoding.EncodeToString(h[:]) {

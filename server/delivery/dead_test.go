@@ -93,7 +93,7 @@ func TestDeadLetters(t *testing.T) {
 func TestDeadLettersOfWhatDoesNotOpen(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	alice, carol, bob := w.person("alice", 1), w.person("carol", 1), w.stranger()
-	lease, _ := w.outbox(alice.devices[0], bob, "damaged")
+	w.outbox(alice.devices[0], bob, "damaged")
 	w.outbox(carol.devices[0], bob, "of somebody erased")
 	must(t, w.keys.Destroy(bg, carol.devices[0].Key))
 	must(t, w.store.Update(bg, func(tx *storage.Tx) error {

@@ -32,7 +32,7 @@ func (w *world) flood(n int) {
 func TestOneSenderDoesNotDelayAnother(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	alice, bob, far := w.person("alice", 1), w.person("bob", 1), w.stranger()
-	lease, _ := w.outbox(alice.devices[0], far, "the first of many")
+	w.outbox(alice.devices[0], far, "the first of many")
 	w.flood(3000)
 	const batches = 4
 	var ids []clearbox.MessageID

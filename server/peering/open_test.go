@@ -66,7 +66,7 @@ func TestThreat07FirstContactIsOnProbation(t *testing.T) {
 			if !known || p.State != storage.PeerActive || !p.FirstUse || string(p.Pin) != string(pin[:]) || p.Country != "DE" {
 				t.Errorf("%s knows %+v of %s", s.name, p, o.name)
 			}
-			if left := time.UnixMilli(int64(p.ProbationUntil)).Sub(time.Now()); left > 7*24*time.Hour || left < 7*24*time.Hour-time.Minute {
+			if left := time.Until(time.UnixMilli(int64(p.ProbationUntil))); left > 7*24*time.Hour || left < 7*24*time.Hour-time.Minute {
 				t.Errorf("probation for %v", left)
 			}
 			quota := func() string {
