@@ -150,34 +150,53 @@ func (a *arrival) reject(c clearbox.Code) {
 }
 
 // addBounce prepares the notice for whom a bounce is about: of a sealed message
-// whom our own ref names. One that is wrong is ignored, and its sender learns
-// nothing.
+// whom our own ref names. One without a ref is about a message of a release that
+// did not seal, and counts only while that message is remembered. What is wrong
+// is ignored, and its sender learns nothing: not even who is here.
 func (op *accept) addBounce(ctx context.Context, a *arrival) (err error) {
 	it, r := a.item, op.r
 	to := it.Recipient
 	if it.Ref != nil {
-		if no := r.openRef(it.Ref, op.peer, it.ID); no != 0 {
-			to, err = r.senderOf(ctx, no)
-		}
-		if err != nil {
+		if to, err = r.senderByRef(ctx, it.Ref, op.peer, it.ID); err != nil {
 			return err
 		}
-		if to.IsZero() {
-			a.verdict = &federation.Verdict{Code: federation.VerdictOK}
-			return nil
-		}
-	}
-	a.uid = to.UID
-	a.bounce, err = r.newBounce(ctx, to, &Notice{Kind: NoticeUndeliverable, ID: it.ID, Recipient: it.Sender, Code: reason(it.Bounce)})
-	switch {
-	case err != nil || a.bounce != nil:
-		return err
-	case it.Ref != nil:
+	} else if known, err := r.submitted(ctx, to.UID, it.ID); err != nil || !known {
 		a.verdict = &federation.Verdict{Code: federation.VerdictOK}
-	default:
-		a.reject(clearbox.CodeRecipientUnavailable)
+		return err
 	}
-	return nil
+	if !to.IsZero() {
+		a.uid = to.UID
+		a.bounce, err = r.newBounce(ctx, to, &Notice{Kind: NoticeUndeliverable, ID: it.ID, Recipient: it.Sender, Code: reason(it.Bounce)})
+	}
+	if a.bounce == nil {
+		a.verdict = &federation.Verdict{Code: federation.VerdictOK}
+	}
+	return err
+}
+
+// senderByRef names the person here whom a ref is about; nobody when it is not
+// ours, or is of another message or peer.
+func (r *Router) senderByRef(ctx context.Context, ref []byte, peer clearbox.ServerName, id clearbox.MessageID) (clearbox.UserID, error) {
+	no := r.openRef(ref, peer, id)
+	if no == 0 {
+		return clearbox.UserID{}, nil
+	}
+	return r.senderOf(ctx, no)
+}
+
+// submitted tells whether it is remembered that somebody here sent the message.
+func (r *Router) submitted(ctx context.Context, uid clearbox.UID, id clearbox.MessageID) (bool, error) {
+	err := r.store.View(ctx, func(tx *storage.Tx) error {
+		who, err := tx.Recipient(uid)
+		if err == nil {
+			_, err = tx.Submission(who.No, id)
+		}
+		return err
+	})
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 // addMessage prepares mail for those devices of the recipient that it is for.
@@ -375,6 +394,8 @@ func (op *accept) store(tx *storage.Tx, a *arrival) (federation.Verdict, error) 
 }
 
 // fate stores the notice of a bounce, unless the sender has been told already.
+// That they are told is remembered also of a message that is forgotten, so that a
+// peer that repeats itself fills no mailbox.
 func (op *accept) fate(tx *storage.Tx, a *arrival) error {
 	to, err := tx.Recipient(a.uid)
 	if errors.Is(err, storage.ErrNotFound) {
@@ -383,11 +404,18 @@ func (op *accept) fate(tx *storage.Tx, a *arrival) error {
 	if err != nil {
 		return err
 	}
-	old, err := tx.Submission(to.No, a.bounce.notice.ID)
-	if err == nil && old.State == storage.SubmissionUndeliverable {
+	id := a.bounce.notice.ID
+	switch old, err := tx.Submission(to.No, id); {
+	case err == nil && old.State == storage.SubmissionUndeliverable:
 		return nil
-	}
-	if err := forgotten(err); err != nil {
+	case errors.Is(err, storage.ErrNotFound):
+		err = tx.PutSubmission(&storage.Submission{
+			UserNo: to.No, ID: id, Answer: []byte{}, State: storage.SubmissionUndeliverable, Expires: after(tx.Now(), op.r.opts.SubmissionTTL),
+		})
+		if err != nil {
+			return err
+		}
+	case err != nil:
 		return err
 	}
 	return a.bounce.apply(tx, to.No)

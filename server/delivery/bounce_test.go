@@ -78,3 +78,49 @@ func TestBounceFromAPeer(t *testing.T) {
 		t.Errorf("state %v", got)
 	}
 }
+
+// A bounce of what nobody here sent is answered like any other, whoever it
+// names, and reaches nobody: else every peer could write into every mailbox, and
+// find out who is here. One that is true is told once, also when the message was
+// forgotten long ago.
+func TestBounceOfNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, worldOptions{Options: delivery.Options{SubmissionTTL: time.Hour}})
+		alice, far := w.person("alice", 1), w.stranger()
+		nobody := clearbox.UserID{UID: "aaaaaaaaaaaaaaaaaaaaaaaaaa", Server: home}
+		pos := int64(0)
+		bounce := func(it federation.Item) string {
+			pos++
+			it.Sender, it.AcceptedAt, it.Bounce = far, clearbox.Millis(time.Now().UnixMilli()), clearbox.CodeExpired
+			return w.accept(away, txn(1, 1, pos, it))[0]
+		}
+		for range 3 {
+			for _, to := range []clearbox.UserID{alice.user, nobody} {
+				if got := bounce(federation.Item{ID: newID(t), SenderDevice: 1, Recipient: to}); got != "ok " {
+					t.Errorf("a bounce for %s: %q", to, got)
+				}
+			}
+		}
+		if got := w.contents(alice.devices[0], 0); got != nil {
+			t.Errorf("alice has %q", got)
+		}
+		id := newID(t)
+		_, err := w.send(alice.devices[0], id, sealedTo(far, token(1), "x"))
+		must(t, err)
+		lease, err := w.router.Lease(bg, away, federation.ClassMessage)
+		must(t, err)
+		batch, err := w.router.Take(bg, away, federation.ClassMessage, lease, 10, 1<<20)
+		must(t, err)
+		must(t, w.router.Settle(bg, away, federation.ClassMessage, lease, batch, []federation.Verdict{{Code: federation.VerdictOK}}))
+		time.Sleep(2 * time.Hour) // forgotten
+		for range 3 {
+			if got := bounce(federation.Item{ID: id, Ref: batch.Items[0].Ref}); got != "ok " {
+				t.Errorf("the bounce: %q", got)
+			}
+		}
+		if got := w.contents(alice.devices[0], 0); !slices.Equal(got, []string{"undeliverable:expired"}) {
+			t.Errorf("alice has %q", got)
+		}
+		w.stop()
+	})
+}
