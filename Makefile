@@ -19,7 +19,7 @@ build: ## build bin/clearbox and bin/cbx
 	@mkdir -p bin
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./server/cmd/clearbox ./clients/cbx
 
-demo: build ## two organisations on loopback, an encrypted conversation through outages, and a search for leaks
+demo: build ## two organisations on loopback: asking, talking through outages, a suspended peer, a bounce, a search for leaks
 	bin/clearbox demo --once
 
 test: ## all tests, with the race detector where a C compiler is

@@ -68,6 +68,9 @@ func (t *talk) run(ctx context.Context, history int) error {
 	if !t.JSON {
 		fmt.Fprintf(t.stderr, "-- talking with %s (%s); Ctrl-D ends it\n", t.to, t.with.Trust)
 	}
+	if s := t.trouble(ctx, t.p, t.with.User.Server); s != nil {
+		t.warn(string(s.State), s.Explanation)
+	}
 	input := make(chan typed) // unbuffered: a line is taken when the one before is queued
 	go func() {
 		defer close(input)
@@ -168,8 +171,13 @@ func (t *talk) news(ctx context.Context) error {
 		}
 		if now := stateText(m); now != was {
 			t.told[id] = now
-			t.app.say(sentLine{Type: "sent", ID: id, To: t.to, State: m.State, Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed},
-				"   [%s] %s", now, firstWords(m.Text))
+			var why *serverLine
+			if m.State == core.StateAtServer && m.Delayed {
+				why = t.trouble(ctx, t.p, m.Conversation.Server)
+			}
+			t.app.say(sentLine{
+				Type: "sent", ID: id, To: t.to, State: m.State, Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed, TheirServer: why,
+			}, "   [%s] %s", progress(m, why), firstWords(m.Text))
 			if err := brain.MarkShown(ctx, *m); err != nil {
 				return err
 			}

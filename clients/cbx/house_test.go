@@ -171,10 +171,11 @@ func scriptPeer(ts *testscript.TestScript, neg bool, args []string) {
 		&wire.AdminPeerAccept{Token: invited.Token, Country: "AT", AllowPrivate: true}, nil)
 }
 
-// admin SERVER ban|unban|reset|unpeer NAME does as clearbox would; reset sets CODE.
+// admin SERVER ban|unban|reset|unpeer|suspend|resume|retry NAME does as clearbox
+// would; reset sets CODE.
 func scriptAdmin(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 3 {
-		ts.Fatalf("usage: admin SERVER ban|unban|reset|unpeer NAME")
+		ts.Fatalf("usage: admin SERVER ban|unban|reset|unpeer|suspend|resume|retry NAME")
 	}
 	h, name := house(ts, args[0]), args[2]
 	switch args[1] {
@@ -184,6 +185,10 @@ func scriptAdmin(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Setenv("CODE", made.Code)
 	case "unpeer":
 		h.admin(ts, "DELETE", "/admin/peers/"+name, nil, nil)
+	case "suspend", "resume":
+		h.admin(ts, "POST", "/admin/peers/"+name+"/"+args[1], nil, nil)
+	case "retry":
+		h.admin(ts, "POST", "/admin/fed/retry", &wire.AdminFedRetry{Server: clearbox.ServerName(name)}, nil)
 	default:
 		h.admin(ts, "POST", "/admin/users/"+name+"/"+args[1], &wire.AdminReason{}, nil)
 	}

@@ -61,8 +61,9 @@ type sentLine struct {
 	Reason      clearbox.Code      `json:"reason,omitempty"`
 	Explanation string             `json:"explanation,omitempty"` // of Reason, a sentence
 	Delayed     bool               `json:"delayed,omitempty"`
-	Text        string             `json:"text,omitempty"` // where it was written earlier
-	Sent        clearbox.Millis    `json:"sent,omitempty"` // likewise
+	TheirServer *serverLine        `json:"their_server,omitempty"` // why it waits at the own server
+	Text        string             `json:"text,omitempty"`         // where it was written earlier
+	Sent        clearbox.Millis    `json:"sent,omitempty"`         // likewise
 }
 
 // name is what a contact is called on screen.

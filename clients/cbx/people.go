@@ -317,12 +317,22 @@ func (c *statusCommand) Run(ctx context.Context, a *app) error {
 			"server_url": p.ServerURL, "queued": st.Queued, "waiting": st.Waiting, "unshown": st.Unshown, "held": st.Held, "failed": st.Failed,
 		}
 		reach, session := "not asked", "not asked"
+		var theirs []serverLine
 		if !c.Offline {
 			reach, session = c.ask(ctx, p)
 			out["server"], out["session"] = reach, session
+			if theirs, err = a.troubles(ctx, p); err != nil {
+				return err
+			}
+			out["servers"] = theirs
 		}
 		a.say(out, "%s, device %d (%s)\nserver:  %s: %s\nsession: %s\nqueue:   %d to send, %d new to read, %d held back",
 			who.Address, who.Device, clean(who.Name), p.ServerURL, reach, session, st.Queued, st.Unshown, st.Held)
+		for _, s := range theirs {
+			if !a.JSON {
+				fmt.Fprintf(a.stdout, "peer:    %s\n", s.Explanation)
+			}
+		}
 		if st.Waiting > 0 && !a.JSON {
 			fmt.Fprintf(a.stdout, "waiting: %d until somebody accepts you; cbx contacts says who\n", st.Waiting)
 		}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -84,13 +85,13 @@ func (c *sendCommand) Run(ctx context.Context, a *app) error {
 			fmt.Fprintln(a.stderr, "Type the message; Ctrl-D at the beginning of a line ends it.")
 		}
 		if c.Wait == "none" && !c.Lines {
-			return c.queue(ctx, a, p, to, func(id clearbox.MessageID) { a.sent(ctx, p, id, c.Address) })
+			return c.queue(ctx, a, p, to, func(id clearbox.MessageID) { a.sent(ctx, p, id, c.Address, nil) })
 		}
 		return p.running(ctx, func(ctx context.Context) error {
 			var waiting []clearbox.MessageID
 			unsent := c.queue(ctx, a, p, to, func(id clearbox.MessageID) { waiting = append(waiting, id) })
 			// What came before a line that cannot be sent is on its way all the same.
-			if err := c.await(ctx, a, p, waiting); err != nil || unsent == nil {
+			if err := c.await(ctx, a, p, to.User.Server, waiting); err != nil || unsent == nil {
 				return err
 			}
 			return unsent
@@ -123,18 +124,27 @@ func (c *sendCommand) queue(ctx context.Context, a *app, p *profile, to core.Con
 	return first
 }
 
-// sent prints the state of an own message, which is told then.
-func (a *app) sent(ctx context.Context, p *profile, id clearbox.MessageID, to string) {
+// sent prints the state of an own message, which is told then. theirs says what
+// is wrong with the recipient's server; it is asked where the message waits for it.
+func (a *app) sent(ctx context.Context, p *profile, id clearbox.MessageID, to string, theirs func() *serverLine) {
 	m, err := p.brain.Message(ctx, id)
 	if err != nil {
 		return
 	}
-	a.say(sentLine{Type: "sent", ID: id, To: to, State: m.State, Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed}, "%s", stateText(m))
+	var why *serverLine
+	if m.State == core.StateAtServer && theirs != nil {
+		why = theirs()
+	}
+	a.say(sentLine{
+		Type: "sent", ID: id, To: to, State: m.State, Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed, TheirServer: why,
+	}, "%s", progress(m, why))
 	_ = p.brain.MarkShown(ctx, *m) // recv tells it again otherwise
 }
 
-// await waits until every message is as far as asked, or can get no further.
-func (c *sendCommand) await(ctx context.Context, a *app, p *profile, ids []clearbox.MessageID) error {
+// await waits until every message, all to people of one server, is as far as
+// asked, or can get no further.
+func (c *sendCommand) await(ctx context.Context, a *app, p *profile, server clearbox.ServerName, ids []clearbox.MessageID) error {
+	theirs := sync.OnceValue(func() *serverLine { return a.trouble(ctx, p, server) })
 	changed, stop := p.brain.Watch()
 	defer stop()
 	limit, cancel := context.WithTimeout(ctx, c.Timeout)
@@ -158,7 +168,7 @@ func (c *sendCommand) await(ctx context.Context, a *app, p *profile, ids []clear
 				givenUp++
 			}
 			asked = asked || waitsForConsent(m)
-			a.sent(ctx, p, id, c.Address)
+			a.sent(ctx, p, id, c.Address, theirs)
 		}
 		ids = ids[:0]
 		queued := false
@@ -186,7 +196,7 @@ func (c *sendCommand) await(ctx context.Context, a *app, p *profile, ids []clear
 				return ctx.Err()
 			}
 			for _, id := range ids {
-				a.sent(ctx, p, id, c.Address)
+				a.sent(ctx, p, id, c.Address, theirs)
 			}
 			return c.short(open)
 		}

@@ -49,7 +49,7 @@ func standing(p *storage.Peer) (wire.ServerState, clearbox.Millis) {
 	case p.State == storage.PeerSuspended:
 		return wire.ServerSuspended, p.StateSince
 	case p.LastError == clearbox.CodePeerBlocked:
-		return wire.ServerSuspended, 0
+		return wire.ServerSuspended, p.Since
 	case p.Failures > 0 && p.Since != 0:
 		return wire.ServerUnreachable, p.Since
 	case p.Failures > 0:

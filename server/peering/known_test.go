@@ -52,8 +52,10 @@ func TestKnown(t *testing.T) {
 		if info := known("b.test", wire.ServerUnreachable); info.Since != seen-5 {
 			t.Errorf("unreachable since %d, want %d", info.Since, seen-5)
 		}
-		must(t, a.table.SaveStatus(t.Context(), "b.test", federation.Status{Failures: 2, LastError: clearbox.CodePeerBlocked}))
-		known("b.test", wire.ServerSuspended) // there
+		must(t, a.table.SaveStatus(t.Context(), "b.test", federation.Status{Failures: 2, LastError: clearbox.CodePeerBlocked, Since: seen - 7}))
+		if info := known("b.test", wire.ServerSuspended); info.Since != seen-7 { // there
+			t.Errorf("suspended there since %d, want %d", info.Since, seen-7)
+		}
 		must(t, a.table.SaveStatus(t.Context(), "b.test", federation.Status{}))
 		must(t, a.service.Suspend(t.Context(), deed("peer.suspend"), "b.test"))
 		root(known("b.test", wire.ServerSuspended), b) // here; what came may still be opened

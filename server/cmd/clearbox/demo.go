@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -31,12 +29,11 @@ type demo struct {
 	bob   *demoPerson
 	begin time.Time
 
-	mu     sync.Mutex // guards spoken
-	spoken []string
+	spoken []string // every text, in order
 }
 
-// Run sets the two organisations up, has Alice and Bob join, and then either
-// plays the conversation or waits for Ctrl-C. All data is deleted at the end.
+// Run sets the two organisations up, has Alice and Bob join and meet, and then
+// either plays the conversation or waits for Ctrl-C. All data is deleted at the end.
 func (c *demoCommand) Run(x *call) (err error) {
 	ctx, cancel := context.WithCancel(x.ctx)
 	defer cancel()
@@ -68,6 +65,9 @@ func (c *demoCommand) Run(x *call) (err error) {
 		}
 	}()
 	if err := d.setUp(ctx); err != nil {
+		return d.explain(err)
+	}
+	if err := d.acquaint(ctx); err != nil {
 		return d.explain(err)
 	}
 	if !c.Once {
@@ -162,10 +162,10 @@ func (d *demo) setUp(ctx context.Context) error {
 	if err := d.protocols(ctx); err != nil {
 		return err
 	}
-	if d.alice, err = d.join(ctx, d.a, "alice"); err != nil {
+	if d.alice, err = d.join(ctx, d.a, "alice.berger"); err != nil {
 		return err
 	}
-	if d.bob, err = d.join(ctx, d.b, "bob"); err != nil {
+	if d.bob, err = d.join(ctx, d.b, "bob.marin"); err != nil {
 		return err
 	}
 	d.say("Joined by invite: %s and %s", d.alice.address, d.bob.address)
@@ -187,113 +187,6 @@ func (d *demo) stop() {
 			h.kill()
 		}
 	}
-}
-
-// play is the conversation: both ways, with Bob away, with Bob's server killed.
-func (d *demo) play(ctx context.Context) error {
-	d.say("\nThe conversation")
-	if _, err := d.alice.send(ctx, "peer", d.bob, "Hello Bob, is the vaccination room free on Tuesday?"); err != nil {
-		return err
-	}
-	if err := d.bob.receive(ctx, d.alice, 1); err != nil {
-		return err
-	}
-	if _, err := d.bob.send(ctx, "peer", d.alice, "Hello Alice, it is, from nine to twelve."); err != nil {
-		return err
-	}
-	if err := d.alice.receive(ctx, d.bob, 1); err != nil {
-		return err
-	}
-
-	d.say("\nBob goes offline; Alice goes on writing")
-	var waiting []string
-	for _, text := range []string{"Then I take it for the whole morning.", "And please leave the key at the porter's."} {
-		id, err := d.alice.send(ctx, "peer", d.bob, text)
-		if err != nil {
-			return err
-		}
-		waiting = append(waiting, id)
-	}
-	d.say("Bob returns")
-	if err := d.bob.receive(ctx, d.alice, 2); err != nil {
-		return err
-	}
-
-	d.say("\nBob's server is killed with -9; Alice writes; the server returns")
-	d.b.kill()
-	id, err := d.alice.send(ctx, "server", d.bob, "Are you still there?")
-	if err != nil {
-		return err
-	}
-	waiting = append(waiting, id)
-	if err := d.b.start(ctx); err != nil {
-		return err
-	}
-	d.say("  %s is ready again after %v", d.b.name, d.b.took.Round(time.Millisecond))
-	if err := d.bob.receive(ctx, d.alice, 1); err != nil {
-		return err
-	}
-	if _, err := d.bob.send(ctx, "peer", d.alice, "Nothing was lost."); err != nil {
-		return err
-	}
-	if err := d.alice.receive(ctx, d.bob, 1); err != nil {
-		return err
-	}
-	if err := d.alice.delivered(ctx, d.bob, waiting); err != nil {
-		return err
-	}
-	if err := d.alice.transcript(ctx, d.bob); err != nil {
-		return err
-	}
-	return d.search(ctx)
-}
-
-// search looks for every spoken text in every file of both servers, their logs
-// included. To show that it would find one, it also looks for the servers'
-// names, which do stand there.
-func (d *demo) search(ctx context.Context) error {
-	d.say("")
-	if err := d.protocols(ctx); err != nil {
-		return err
-	}
-	d.a.terminate()
-	d.b.terminate()
-	hits, controls, files, bytes := 0, 0, 0, int64(0)
-	for _, h := range []*demoHouse{d.a, d.b} {
-		err := filepath.WalkDir(h.dir, func(path string, e fs.DirEntry, err error) error {
-			if err != nil || !e.Type().IsRegular() {
-				return err
-			}
-			data, err := os.ReadFile(path)
-			if err != nil {
-				return err
-			}
-			files++
-			bytes += int64(len(data))
-			for _, text := range d.spoken {
-				if strings.Contains(string(data), text) {
-					hits++
-					d.say("  FOUND %q in %s", text, path)
-				}
-			}
-			if strings.Contains(string(data), h.name) {
-				controls++
-			}
-			return nil
-		})
-		if err != nil {
-			return err
-		}
-	}
-	d.say("\nSearched %d files of both servers (%d KiB: databases, keys, logs) for the %d spoken texts: %d hits", files, bytes>>10, len(d.spoken), hits)
-	if hits > 0 {
-		return errors.New("a server's file holds what was said")
-	}
-	if controls == 0 {
-		return errors.New("the search did not even find the servers' names: it proves nothing")
-	}
-	d.say("Done in %v", d.x.Now().Sub(d.begin).Round(100*time.Millisecond))
-	return ctx.Err()
 }
 
 func quoted(s string) string {

@@ -95,6 +95,7 @@ func (ca *demoCA) issue(certFile, keyFile string) error {
 type demoHouse struct {
 	d                      *demo
 	name, url, dir, config string
+	organisation, country  string
 	log                    string
 	http                   *http.Client
 	took                   time.Duration
@@ -104,7 +105,7 @@ type demoHouse struct {
 }
 
 func (d *demo) newHouse(name, organisation, country string, ca *demoCA) (*demoHouse, error) {
-	h := &demoHouse{d: d, name: name, dir: filepath.Join(d.dir, name)}
+	h := &demoHouse{d: d, name: name, dir: filepath.Join(d.dir, name), organisation: organisation, country: country}
 	h.config, h.log = filepath.Join(h.dir, "clearbox.yaml"), filepath.Join(h.dir, "clearbox.log")
 	if err := os.Mkdir(h.dir, 0o700); err != nil {
 		return nil, err
@@ -273,7 +274,7 @@ func (d *demo) join(ctx context.Context, h *demoHouse, name string) (*demoPerson
 	if err := h.admin(ctx, &invite, "invite", "create"); err != nil {
 		return nil, err
 	}
-	_, err := p.cbx(ctx, "join", invite.Link, "--name", name, "--accept-notice", "--consent", "open_reachability")
+	_, err := p.cbx(ctx, "join", invite.Link, "--name", name, "--accept-notice")
 	return p, err
 }
 
@@ -298,18 +299,25 @@ func (p *demoPerson) line(args ...string) string {
 
 // demoLine is a message as cbx prints it.
 type demoLine struct {
-	Type  string `json:"type"`
-	ID    string `json:"id"`
-	From  string `json:"from"`
-	Text  string `json:"text"`
-	State string `json:"state"`
+	Type        string `json:"type"`
+	ID          string `json:"id"`
+	From        string `json:"from"`
+	Text        string `json:"text"`
+	State       string `json:"state"`
+	Explanation string `json:"explanation"`
+}
+
+// progress is how far a message is, and why no further.
+func (l *demoLine) progress() string {
+	if l.Explanation == "" {
+		return l.State
+	}
+	return l.State + ": " + l.Explanation
 }
 
 // send says something; cbx returns once the message is as far as wait says.
 func (p *demoPerson) send(ctx context.Context, wait string, to *demoPerson, text string) (id string, err error) {
-	p.d.mu.Lock()
 	p.d.spoken = append(p.d.spoken, text)
-	p.d.mu.Unlock()
 	out, err := p.cbx(ctx, "send", to.address, text, "--wait", wait)
 	if err != nil {
 		return "", err
@@ -318,7 +326,7 @@ func (p *demoPerson) send(ctx context.Context, wait string, to *demoPerson, text
 	if err != nil || len(lines) == 0 {
 		return "", errors.Join(errors.New("cbx send told nothing"), err)
 	}
-	p.d.say("  %-20s > %-55s [%s]", p.address, text, lines[0].State)
+	p.d.say("  %-24s > %-50s [%s]", p.address, text, lines[0].progress())
 	return lines[0].ID, nil
 }
 
@@ -340,7 +348,7 @@ func (p *demoPerson) receive(ctx context.Context, from *demoPerson, n int) error
 		if !slices.Contains(p.d.spoken, l.Text) {
 			return fmt.Errorf("%s got a text that nobody said", p.address)
 		}
-		p.d.say("  %-20s < %s", p.address, l.Text)
+		p.d.say("  %-24s < %s", p.address, l.Text)
 	}
 	return nil
 }
@@ -386,7 +394,7 @@ func (p *demoPerson) transcript(ctx context.Context, with *demoPerson) error {
 	}
 	p.d.say("\nThe transcript at %s", p.address)
 	for _, l := range lines {
-		p.d.say("  %-20s %-55s [%s]", l.From, l.Text, l.State)
+		p.d.say("  %-24s %-50s [%s]", l.From, l.Text, l.progress())
 	}
 	if len(lines) != len(p.d.spoken) {
 		return fmt.Errorf("%d lines in the transcript, %d were spoken", len(lines), len(p.d.spoken))
