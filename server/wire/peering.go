@@ -10,8 +10,8 @@ import (
 // Bounds of what administrators say about peers.
 const (
 	MaxPeerFeatures = 8
-	MaxBlockReason  = 64      // characters of the word that says why a server is blocked
-	maxPeerQuota    = 1 << 40 // envelopes or bytes a second
+	MaxBlockReason  = 64             // characters of the word that says why a server is blocked
+	maxPeerQuota    = int64(1) << 40 // envelopes or bytes a second
 )
 
 // Directions of a peering, as this server sees it.
@@ -51,7 +51,7 @@ func (b *AdminPeerSet) Check() error {
 		}
 	}
 	for pointer, n := range map[string]*int64{"/envelopes_per_second": b.Envelopes, "/bytes_per_second": b.Bytes} {
-		f.check(n == nil || *n >= 0 && *n <= maxPeerQuota, pointer, "is at least 0 and at most "+strconv.Itoa(maxPeerQuota))
+		f.check(n == nil || *n >= 0 && *n <= maxPeerQuota, pointer, "is at least 0 and at most "+strconv.FormatInt(maxPeerQuota, 10))
 	}
 	if b.Country != nil {
 		checkCountry(&f, *b.Country)
