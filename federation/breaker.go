@@ -1,6 +1,7 @@
 package federation
 
 import (
+	"errors"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -98,6 +99,24 @@ func (c *Client) noteCircuit(server clearbox.ServerName, circuit Circuit, wait t
 func (c *Client) Contact(server clearbox.ServerName) {
 	for _, circuit := range [...]Circuit{CircuitClaim, CircuitMedia, CircuitRights} {
 		c.noteCircuit(server, circuit, 0)
+	}
+}
+
+// noteAnswer notes what came of a request that no queue made: a peer that
+// answered is there, and what waits for it need not. Its signed word that it does
+// not give somebody is such an answer. A refusal of this server is none: what it
+// stopped would be tried again at once.
+func (c *Client) noteAnswer(server clearbox.ServerName, err error) {
+	var r *RefusedError
+	switch {
+	case err == nil:
+	case errors.As(err, &r) && r.Signed && (r.Code == clearbox.CodeRecipientUnavailable || r.Code == clearbox.CodeConsentRequired):
+	default:
+		return
+	}
+	c.Contact(server)
+	if c.opts.Answered != nil {
+		c.opts.Answered(server)
 	}
 }
 

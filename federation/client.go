@@ -33,8 +33,9 @@ type ClientOptions struct {
 	// Strangers makes peers of servers that nobody agreed with; nil makes none.
 	Strangers Strangers
 	Gossip    bool // compares with peers what servers that both know show them
-	// Answered is called when a peer has answered a question: it is there, and
-	// queues that wait for it need not. It must not block; nil does nothing.
+	// Answered is called when a peer has answered what did not come out of a
+	// queue, as a question, a greeting or the fetch of its document: it is there,
+	// and queues that wait for it need not. It must not block; nil does nothing.
 	Answered func(clearbox.ServerName)
 }
 
@@ -110,7 +111,9 @@ func (c *Client) Run(ctx context.Context) error {
 }
 
 func (c *Client) fetchNow(ctx context.Context, server clearbox.ServerName) {
-	if _, err := c.FetchDocument(ctx, server); err != nil && ctx.Err() == nil {
+	_, err := c.FetchDocument(ctx, server)
+	c.noteAnswer(server, err)
+	if err != nil && ctx.Err() == nil {
 		c.opts.Log.Warn("server document not fetched", "peer", string(server), "code", string(clearbox.CodeOf(err)))
 	}
 	c.mu.Lock()
@@ -449,6 +452,9 @@ func (c *Client) Hello(ctx context.Context, server clearbox.ServerName, own ...P
 		return nil, err
 	}
 	raw, err := c.Call(ctx, server, PathHello, body, MaxSmallBody)
+	if len(own) == 0 { // a queue that asks for its stream knows by itself
+		c.noteAnswer(server, err)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -338,6 +338,7 @@ func (e *Ephemera) call(ctx context.Context, peer clearbox.ServerName, body []by
 	ctx, cancel := context.WithTimeout(ctx, FleetingLife)
 	defer cancel()
 	_, err := e.client.Call(ctx, peer, PathEphemeral, body, MaxSmallBody)
+	e.client.noteAnswer(peer, err)
 	return err
 }
 

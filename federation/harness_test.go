@@ -63,7 +63,7 @@ type node struct {
 	dir      *phonebook
 	offset   time.Duration // of this node's clock
 	window   int
-	wakes    bool          // an answered question wakes the queue
+	wakes    bool          // what the peer answers wakes the queue
 	delay    time.Duration // of batches, at most
 	rate     int
 	opened   int
@@ -72,6 +72,7 @@ type node struct {
 	previous ed25519.PrivateKey
 	alerts   alertLog
 	many     outboxes     // instead of outbox; one for each peer
+	control  *outbox      // beside outbox, for the class of that name; nil without it
 	diary    *slog.Logger // of the sender; nil discards
 
 	self   *federation.Self
@@ -154,7 +155,11 @@ func (n *node) open() {
 	if n.many != nil {
 		queue = n.many
 	}
-	n.sender = federation.NewSender(n.client, queue, federation.SenderOptions{Now: n.now, Random: random, Window: n.window, BatchDelay: n.delay, Log: n.diary})
+	var classes []federation.Class
+	if n.control != nil {
+		queue, classes = twoClasses{n.outbox, n.control}, []federation.Class{federation.ClassMessage, federation.ClassControl}
+	}
+	n.sender = federation.NewSender(n.client, queue, federation.SenderOptions{Class: classes, Now: n.now, Random: random, Window: n.window, BatchDelay: n.delay, Log: n.diary})
 	n.self.OnDocument(n.sender.Greet)
 	n.inbox.Store(federation.NewInbox(n.self, n.client, n.acceptor, n.dir, federation.InboxOptions{
 		Now: n.now, Contact: n.sender.Wake, EnvelopesPerSecond: n.rate, Ephemeral: n.heard.add,

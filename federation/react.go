@@ -128,6 +128,7 @@ func (l *senderLane) succeeded(ctx context.Context) {
 		l.s.opts.Log.Info("peers answer again")
 		l.s.Greet() // the others get a reason to speak to us, and wake our queues to them
 	}
+	l.s.answers(l.name)
 	recovered := l.backoff.failures > 0
 	l.backoff.reset()
 	l.gaps, l.stumble = 0, 0

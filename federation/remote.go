@@ -102,10 +102,8 @@ func (c *Client) ask(ctx context.Context, server clearbox.ServerName, path strin
 			wait = probeEvery
 		}
 		c.noteCircuit(server, CircuitClaim, wait)
-		if err == nil && c.opts.Answered != nil {
-			c.opts.Answered(server)
-		}
 	}
+	c.noteAnswer(server, err)
 	if err != nil {
 		return questionError(err)
 	}

@@ -69,22 +69,52 @@ func TestQuestionsToAPeerThatIsAway(t *testing.T) {
 	})
 }
 
-// A peer that has answered a question is there: a queue that backs off for long
-// goes on.
-func TestAnsweredQuestionEndsTheWait(t *testing.T) {
-	two(t, func(w *world, a, b *node) { a.wakes = true }, func(w *world, a, b *node) {
-		w.set(func(x *wire) { x.cut = true })
-		a.send("b.test", 1)
-		wait(t, 30*time.Hour)
-		w.set(func(x *wire) { x.cut = false })
-		if _, err := a.client.Devices(w.t.Context(), clearbox.UserID{UID: knownUID, Server: "b.test"}); err != nil {
-			t.Fatal(err)
-		}
-		wait(t, 10*time.Second)
-		if n := b.acceptor.count(); n != 1 {
-			t.Errorf("delivered %d", n)
-		}
-	})
+// A peer that has answered whatever no queue made is there: a queue that backs
+// off for long goes on.
+func TestAnswersEndTheWait(t *testing.T) {
+	bob := clearbox.UserID{UID: knownUID, Server: "b.test"}
+	for name, contact := range map[string]func(t *testing.T, a, b *node) error{
+		"a question": func(t *testing.T, a, _ *node) error {
+			_, err := a.client.Devices(t.Context(), bob)
+			return err
+		},
+		"a question about nobody": func(t *testing.T, a, _ *node) error {
+			_, err := a.client.Devices(t.Context(), clearbox.UserID{UID: "baaaaaaaaaaaaaaaaaaaaaaaaa", Server: "b.test"})
+			if clearbox.CodeOf(err) == clearbox.CodeRecipientUnavailable {
+				return nil
+			}
+			return err
+		},
+		"an operator's greeting": func(t *testing.T, a, _ *node) error {
+			_, err := a.client.Hello(t.Context(), "b.test")
+			return err
+		},
+		"its document, asked for by a request with a new key": func(t *testing.T, a, b *node) error {
+			c := newCaptured(t, b, a)
+			c.r.URL.Host, c.r.Host, c.key.KID = "a.test", "a.test", "fs-new"
+			c.signAs(t, "b.test", "a.test", time.Now())
+			if code := problemCode(t, c.deliver()); code != clearbox.CodeUnknownKey {
+				t.Fatalf("%q", code)
+			}
+			return nil
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			two(t, func(w *world, a, b *node) { a.wakes = true }, func(w *world, a, b *node) {
+				w.set(func(x *wire) { x.cut = true })
+				a.send("b.test", 1)
+				wait(t, 30*time.Hour)
+				w.set(func(x *wire) { x.cut = false })
+				if err := contact(w.t, a, b); err != nil {
+					t.Fatal(err)
+				}
+				wait(t, 10*time.Second)
+				if n := b.acceptor.count(); n != 1 {
+					t.Errorf("delivered %d", n)
+				}
+			})
+		})
+	}
 }
 
 // Only the peer's own signed word is believed about its people.

@@ -177,6 +177,19 @@ func (s *Sender) Wake(peer clearbox.ServerName) {
 	}
 }
 
+// answers wakes the peer's other queues that could not reach it. One that the
+// peer refused, or has asked to wait, stays as it is.
+func (s *Sender) answers(n laneName) {
+	for _, class := range s.opts.Class {
+		if class == n.class {
+			continue
+		}
+		if l := s.lane(n.peer, class, false); l != nil && l.currentStatus().Kind.away() {
+			l.wakeNow(false)
+		}
+	}
+}
+
 // Retry is Wake by an operator: it also ends a wait that the peer asked for
 // and the pause of a queue that the peer refused.
 func (s *Sender) Retry(peer clearbox.ServerName) {

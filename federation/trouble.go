@@ -36,6 +36,15 @@ const (
 	TroubleProtocol Trouble = "protocol"  // an answer that breaks the protocol
 )
 
+// away tells whether the peer was not reached.
+func (t Trouble) away() bool {
+	switch t {
+	case TroubleDNS, TroubleRefused, TroubleTCP, TroubleTLS, TroubleTimeout, TroubleHTTP:
+		return true
+	}
+	return false
+}
+
 // TroubleOf names the kind of what Client.Call or Transport.Do failed with; ""
 // for nil.
 func TroubleOf(err error) Trouble {

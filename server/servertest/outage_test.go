@@ -122,10 +122,10 @@ func sitOut(t *testing.T, w *servertest.World, away, within time.Duration, pairs
 	w.Wires.Mute("b.test", "a.test", true)
 	w.Heal("a.test", "b.test")
 	w.House("b.test").Start()
+	mended, attempts := time.Now(), len(w.Wires.Dials("a.test", "b.test"))
 	for i := range to {
 		to[i].Online()
 	}
-	mended, attempts := time.Now(), len(w.Wires.Dials("a.test", "b.test"))
 	var first time.Time
 	w.Wait("the first attempt", 2*within, func() bool {
 		d := w.Wires.Dials("a.test", "b.test")
