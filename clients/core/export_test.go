@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/curve"
 	"github.com/clearbox-im/clearbox/crypto/keys"
 	"github.com/clearbox-im/clearbox/server/wire"
 )
@@ -82,4 +83,48 @@ func Link(ctx context.Context, b *Brain, vault Vault, name string) error {
 	return b.call(ctx, "PUT", "/devices/list", wire.DeviceListUpload{
 		DeviceList: a.List, Added: []wire.AddedDevice{{Device: a.Device, Name: name, Keys: *upload}},
 	}, nil)
+}
+
+// IdentityKey is the account's: what its server would need to read its mail.
+func IdentityKey(b *Brain) *curve.PrivateKey { return b.self.identity }
+
+// SendAccept answers a knock as a forger may: pass is shown to the server, knock
+// and address stand inside the encryption.
+func SendAccept(ctx context.Context, b *Brain, to clearbox.UserID, pass, knock clearbox.MessageID, address string) error {
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	err = b.vault.Update(ctx, func(tx Tx) error {
+		c, err := sessionsOf(tx, s, to).contact()
+		if err != nil {
+			return err
+		}
+		c.Token = pass[:]
+		if err := save(tx, contactKey(uuidOfUser(to)), c); err != nil {
+			return err
+		}
+		own, err := b.ownToken(tx)
+		if err != nil {
+			return err
+		}
+		id, err := clearbox.NewMessageID(b.opts.Random)
+		if err != nil {
+			return err
+		}
+		order, err := nextOrder(tx)
+		if err != nil {
+			return err
+		}
+		it := &outItem{ID: id, To: to, Kind: KindAccept, Pass: pass[:]}
+		it.Content, err = EncodeContent(&Content{
+			Kind: KindAccept, ID: id, Sent: b.now(), From: s.User, To: to, Address: address, Token: own.Token, Knock: &knock,
+		})
+		if err != nil {
+			return err
+		}
+		return b.queueItem(tx, s, outKey(uuidOfUser(to), order), it)
+	})
+	wake(b.queueWake)
+	return err
 }

@@ -439,43 +439,6 @@ func TestKnockRefused(t *testing.T) {
 	})
 }
 
-// TestAcceptOfAnother: an answer counts only if it comes from the server that was
-// asked and names the address that was knocked at.
-func TestAcceptOfAnother(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w, ada, bob := strangers(t)
-		eve := newPerson(t, w, "eve@b.test")
-		eve.closed = true
-		eve.join()
-		ada.start()
-		ada.write(bob, "for bob alone")
-		settle(time.Minute)
-		// Eve got hold of the knock, as her server could arrange.
-		w.mu.Lock()
-		var knock *wire.Knock
-		for _, f := range w.accounts[bob.user].devices[1].mail {
-			knock = f.Knock
-		}
-		w.deliver(eve.user, 1, wire.ServerFrame{Type: wire.FrameReceive, Knock: knock})
-		w.mu.Unlock()
-		eve.start()
-		settle(time.Second)
-		eve.accepts()
-		settle(2 * time.Minute)
-		if got := eve.heard(ada); len(got) != 0 {
-			t.Errorf("eve heard %q", got)
-		}
-		bob.start()
-		settle(time.Second)
-		bob.accepts()
-		settle(2 * time.Minute)
-		want(t, "bob heard", bob.heard(ada), []string{"for bob alone"})
-		for _, p := range []*person{ada, bob, eve} {
-			p.stop()
-		}
-	})
-}
-
 // TestTokenRefused: a server that lost its people's tokens refuses what was
 // written with them; the contact is asked again, answers by itself, and the
 // message arrives.
