@@ -5,6 +5,7 @@ package storage_test
 import (
 	"context"
 	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 	"os"
 	"slices"
@@ -323,6 +324,12 @@ func BenchmarkOpen(b *testing.B) {
 	})
 }
 
+// number makes a message id.
+func number(n int) (id clearbox.MessageID) {
+	binary.BigEndian.PutUint64(id[:], uint64(n))
+	return id
+}
+
 // BenchmarkOutbox is what the way to a peer costs the store: queueing,
 // dispatching and settling in an update each, n messages at a time.
 func BenchmarkOutbox(b *testing.B) {
@@ -340,15 +347,22 @@ func BenchmarkOutbox(b *testing.B) {
 			began, messages := cpu(b), 0
 			for b.Loop() {
 				w.update(func(tx *storage.Tx) error {
+					q, err := tx.OutQueue(peer, class)
+					if err != nil {
+						return err
+					}
 					for i := range n {
 						it := &storage.OutboxItem{
-							Peer: peer, Class: class, SenderNo: t.people[i%10].user.No, Sealed: t.sealed, Expires: testStart * 2, HoldKey: holds[i%2],
+							SenderNo: t.people[i%10].user.No, MessageID: number(messages + i), Sealed: t.sealed, Expires: testStart * 2, HoldKey: holds[i%2],
 						}
-						if err := tx.PutOutbox(it); err != nil {
+						if err := tx.PutSubmission(&storage.Submission{UserNo: it.SenderNo, ID: it.MessageID, Expires: testStart * 2}); err != nil {
+							return err
+						}
+						if err := q.Put(it); err != nil {
 							return err
 						}
 					}
-					return nil
+					return q.Close()
 				})
 				w.update(func(tx *storage.Tx) error {
 					its, err := tx.OutboxBatch(peer, class, n, -1)
@@ -362,6 +376,9 @@ func BenchmarkOutbox(b *testing.B) {
 				})
 				w.update(func(tx *storage.Tx) error {
 					if _, err := tx.OutboxHeads(rows); err != nil {
+						return err
+					}
+					if err := tx.SetOutboxState(rows, storage.SubmissionAtPeer); err != nil {
 						return err
 					}
 					return tx.DeleteOutbox(rows)

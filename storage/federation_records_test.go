@@ -287,3 +287,74 @@ func TestOutboxRuns(t *testing.T) {
 		return err
 	})
 }
+
+// TestOutQueue: what is put in one go is held, marked and counted as if it were
+// put one by one, and the states of a whole batch change together.
+func TestOutQueue(t *testing.T) {
+	w := open(t)
+	const class = storage.ClassMessage
+	stream := []byte("epoch")
+	item := func(hold string, id byte) *storage.OutboxItem {
+		return &storage.OutboxItem{SenderNo: 7, MessageID: clearbox.MessageID{id}, Sealed: storage.Sealed{Payload: []byte("12345")}, Expires: testStart * 2, HoldKey: []byte(hold)}
+	}
+	until := clearbox.Millis(testStart) * 2
+	var rows []int64
+	put := func(items ...*storage.OutboxItem) {
+		w.update(func(tx *storage.Tx) error {
+			q, err := tx.OutQueue("b.test", class)
+			must(t, err)
+			before, _ := q.Size()
+			for i, it := range items {
+				must(t, q.Put(it))
+				n, _ := q.Size()
+				same(t, "size on the way", n, before+int64(i)+1)
+			}
+			must(t, q.Close())
+			return q.Close() // counts once
+		})
+		for _, it := range items {
+			rows = append(rows, it.Row)
+		}
+	}
+	put(item("bob", 1), item("carol", 2))
+	w.update(func(tx *storage.Tx) error {
+		must(t, tx.SetOutStream("b.test", class, storage.OutStream{Stream: stream, NextPos: 1}))
+		return tx.DeferOutbox(rows[:1], until)
+	})
+	put(item("bob", 3), item("carol", 4))
+	w.update(func(tx *storage.Tx) error {
+		its, err := tx.OutboxRows(rows)
+		must(t, err)
+		for i, want := range []clearbox.Millis{until, 0, until, 0} {
+			same(t, "held", its[i].DeferredUntil, want)
+		}
+		for i := range byte(5) {
+			must(t, tx.PutSubmission(&storage.Submission{UserNo: 7, ID: clearbox.MessageID{i + 1}, Expires: until}))
+		}
+		must(t, tx.PutSubmission(&storage.Submission{UserNo: 8, ID: clearbox.MessageID{2}, Expires: until}))
+		must(t, tx.ForgetSubmission(7, clearbox.MessageID{3}))
+		return tx.SetOutboxState(rows[1:], storage.SubmissionAtPeer)
+	})
+	w.view(func(tx *storage.Tx) error {
+		states, err := tx.SubmissionStates(7, []clearbox.MessageID{{1}, {2}, {3}, {4}, {5}})
+		same(t, "states", states, map[clearbox.MessageID]storage.SubmissionState{
+			{1}: storage.SubmissionAccepted, {2}: storage.SubmissionAtPeer, {4}: storage.SubmissionAtPeer, {5}: storage.SubmissionAccepted,
+		})
+		must(t, err)
+		states, err = tx.SubmissionStates(8, []clearbox.MessageID{{2}})
+		same(t, "another sender's", states[clearbox.MessageID{2}], storage.SubmissionAccepted)
+		return err
+	})
+	other := item("bob", 9)
+	other.Peer, other.Class = "c.test", class
+	w.update(func(tx *storage.Tx) error { return tx.PutOutbox(other) })
+	w.update(func(tx *storage.Tx) error { return tx.DeleteOutbox(append(rows[2:], other.Row)) }) // one stretch, two queues
+	w.view(func(tx *storage.Tx) error {
+		for peer, want := range map[clearbox.ServerName]int64{"b.test": 2, "c.test": 0} {
+			n, bytes, err := tx.OutboxSize(peer, class)
+			must(t, err)
+			same(t, string(peer), []int64{n, bytes}, []int64{want, 5 * want})
+		}
+		return nil
+	})
+}

@@ -57,30 +57,81 @@ func (it *OutboxItem) size() int64 { return int64(len(it.Sealed.Payload) + len(i
 // PutOutbox queues an item and sets its Row. While other items of the same
 // recipient are held, it is held with them, so that order is kept.
 func (tx *Tx) PutOutbox(it *OutboxItem) error {
-	if it.Accepted == 0 {
-		it.Accepted = tx.now
-	}
-	var until int64
-	err := tx.one("SELECT until FROM outbox_holds WHERE peer = $1 AND class = $2 AND hold_key = $3",
-		args(string(it.Peer), string(it.Class), it.HoldKey), &until)
-	if err != nil && err != ErrNotFound {
-		return err
-	}
-	it.DeferredUntil = max(it.DeferredUntil, clearbox.Millis(until))
-	var items int64
-	err = tx.write(`INSERT INTO out_streams (peer, class, stream, next_pos, fence, items, bytes) VALUES ($1, $2, $3, 1, 0, 1, $4)
-		ON CONFLICT (peer, class) DO UPDATE SET items = out_streams.items + 1, bytes = out_streams.bytes + excluded.bytes RETURNING items`,
-		args(string(it.Peer), string(it.Class), []byte{}, it.size()), &items)
+	q, err := tx.OutQueue(it.Peer, it.Class)
 	if err != nil {
 		return err
 	}
-	it.Pos = 0
-	return tx.write(`INSERT INTO outbox (peer, class, pos, deferred_until, sender_no, sender_key, message_id, accepted, expires,
+	if err := q.Put(it); err != nil {
+		return err
+	}
+	return q.Close()
+}
+
+// OutQueue adds items to one queue within one Update: what they share is read
+// once, and written once by Close. Until then nothing else puts into that queue.
+type OutQueue struct {
+	tx                 *Tx
+	q                  PeerClass
+	items, bytes       int64 // with what was put
+	putItems, putBytes int64
+	holds              bool // there may be some
+}
+
+// OutQueue opens the queue to a peer in one class.
+func (tx *Tx) OutQueue(peer clearbox.ServerName, class Class) (*OutQueue, error) {
+	q := &OutQueue{tx: tx, q: PeerClass{peer, class}}
+	err := tx.one(`SELECT items, bytes, CASE WHEN EXISTS (SELECT 1 FROM outbox_holds h WHERE h.peer = s.peer AND h.class = s.class) THEN 1 ELSE 0 END
+		FROM out_streams s WHERE peer = $1 AND class = $2`, args(string(peer), string(class)), &q.items, &q.bytes, &q.holds)
+	if err == ErrNotFound {
+		q.holds, err = true, nil
+	}
+	return q, err
+}
+
+// Size gives what waits, as Tx.OutboxSize does.
+func (q *OutQueue) Size() (items, bytes int64) { return q.items, q.bytes }
+
+// Put is Tx.PutOutbox for an item of this queue. It counts after Close.
+func (q *OutQueue) Put(it *OutboxItem) error {
+	tx := q.tx
+	it.Peer, it.Class = q.q.Peer, q.q.Class
+	if it.Accepted == 0 {
+		it.Accepted = tx.now
+	}
+	if q.holds {
+		var until int64
+		err := tx.one("SELECT until FROM outbox_holds WHERE peer = $1 AND class = $2 AND hold_key = $3",
+			args(string(it.Peer), string(it.Class), it.HoldKey), &until)
+		if err != nil && err != ErrNotFound {
+			return err
+		}
+		it.DeferredUntil = max(it.DeferredUntil, clearbox.Millis(until))
+	}
+	q.items, q.bytes = q.items+1, q.bytes+it.size()
+	err := tx.write(`INSERT INTO outbox (peer, class, pos, deferred_until, sender_no, sender_key, message_id, accepted, expires,
 			attempts, first_try, last_try, delayed, void, hold_key, wrapped, payload, deep)
 		VALUES ($1, $2, 0, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17) RETURNING row_no`,
 		args(string(it.Peer), string(it.Class), int64(it.DeferredUntil), it.SenderNo, it.SenderKey[:], it.MessageID[:],
 			int64(it.Accepted), int64(it.Expires), int64(it.Attempts), int64(it.FirstTry), int64(it.LastTry), number(it.Delayed),
-			number(it.Void), it.HoldKey, it.Sealed.Wrapped, it.Sealed.Payload, number(items > deepQueue)), &it.Row)
+			number(it.Void), it.HoldKey, it.Sealed.Wrapped, it.Sealed.Payload, number(q.items > deepQueue)), &it.Row)
+	if err != nil {
+		return err
+	}
+	it.Pos = 0
+	q.putItems, q.putBytes = q.putItems+1, q.putBytes+it.size()
+	return nil
+}
+
+// Close writes the queue's new size. Without it the Update must fail.
+func (q *OutQueue) Close() error {
+	if q.putItems == 0 {
+		return nil
+	}
+	_, err := q.tx.exec(`INSERT INTO out_streams (peer, class, stream, next_pos, fence, items, bytes) VALUES ($1, $2, $3, 1, 0, $4, $5)
+		ON CONFLICT (peer, class) DO UPDATE SET items = out_streams.items + excluded.items, bytes = out_streams.bytes + excluded.bytes`,
+		string(q.q.Peer), string(q.q.Class), []byte{}, q.putItems, q.putBytes)
+	q.putItems, q.putBytes = 0, 0
+	return err
 }
 
 func number(b bool) int64 {
@@ -281,24 +332,14 @@ func (tx *Tx) OutboxHeads(rows []int64) ([]OutboxItem, error) {
 
 // DeleteOutbox removes rows; those that are gone already are no error.
 func (tx *Tx) DeleteOutbox(rows []int64) error {
-	type freed struct{ items, bytes int64 }
 	queues := map[PeerClass]freed{} // one entry, as a rule
-	var peer, class string
-	var size int64
 	for from, to := range runs(rows) {
 		// Reading first and then deleting a plain range is cheaper than RETURNING; see AckMail.
-		found := false
-		err := tx.each(`SELECT peer, class, OCTET_LENGTH(wrapped) + OCTET_LENGTH(payload) FROM outbox
-			WHERE row_no >= $1 AND row_no <= $2`, args(from, to), []any{&peer, &class, &size}, func() error {
-			q := PeerClass{clearbox.ServerName(peer), Class(class)}
-			f := queues[q]
-			queues[q], found = freed{f.items + 1, f.bytes + size}, true
-			return nil
-		})
+		n, err := tx.countOutbox(from, to, queues)
 		if err != nil {
 			return err
 		}
-		if !found {
+		if n == 0 {
 			continue
 		}
 		if _, err := tx.exec("DELETE FROM outbox WHERE row_no >= $1 AND row_no <= $2", from, to); err != nil {
@@ -313,6 +354,31 @@ func (tx *Tx) DeleteOutbox(rows []int64) error {
 		}
 	}
 	return nil
+}
+
+// freed is what a queue loses.
+type freed struct{ items, bytes int64 }
+
+// countOutbox adds the items of a stretch of rows to what their queues lose.
+func (tx *Tx) countOutbox(from, to int64, queues map[PeerClass]freed) (n int64, err error) {
+	var peer, otherPeer, class, otherClass string
+	var bytes int64
+	err = tx.one(`SELECT COUNT(*), COALESCE(SUM(OCTET_LENGTH(wrapped) + OCTET_LENGTH(payload)), 0), MIN(peer), MAX(peer), MIN(class), MAX(class)
+		FROM outbox WHERE row_no >= $1 AND row_no <= $2`, args(from, to), &n, &bytes, &peer, &otherPeer, &class, &otherClass)
+	if err != nil || n == 0 {
+		return 0, err
+	}
+	if peer == otherPeer && class == otherClass {
+		q := PeerClass{clearbox.ServerName(peer), Class(class)}
+		queues[q] = freed{queues[q].items + n, queues[q].bytes + bytes}
+		return n, nil
+	}
+	return n, tx.each(`SELECT peer, class, OCTET_LENGTH(wrapped) + OCTET_LENGTH(payload) FROM outbox
+		WHERE row_no >= $1 AND row_no <= $2`, args(from, to), []any{&peer, &class, &bytes}, func() error {
+		q := PeerClass{clearbox.ServerName(peer), Class(class)}
+		queues[q] = freed{queues[q].items + 1, queues[q].bytes + bytes}
+		return nil
+	})
 }
 
 // VoidOutbox withdraws items: those without a position are deleted, dispatched

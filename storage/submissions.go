@@ -61,6 +61,19 @@ func (tx *Tx) SetSubmissionState(userNo int64, id clearbox.MessageID, state Subm
 	return tx.change("UPDATE submissions SET state = $1 WHERE user_no = $2 AND message_id = $3", string(state), userNo, id[:])
 }
 
+// SetOutboxState is SetSubmissionState for the messages of outbox rows; those
+// that were forgotten are left out.
+func (tx *Tx) SetOutboxState(rows []int64, state SubmissionState) error {
+	for from, to := range runs(rows) {
+		_, err := tx.exec(`UPDATE submissions SET state = $1 WHERE (user_no, message_id) IN
+			(SELECT sender_no, message_id FROM outbox WHERE row_no >= $2 AND row_no <= $3)`, string(state), from, to)
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // ForgetSubmission lets the user submit under the id anew. It is no error when
 // nothing was remembered.
 func (tx *Tx) ForgetSubmission(userNo int64, id clearbox.MessageID) error {

@@ -31,8 +31,9 @@ type operation interface {
 
 // batch is what operations of one update share.
 type batch struct {
-	local map[clearbox.UID]storage.Recipient // as they are inside of this update
-	acked map[int64]int64                    // device to the highest acknowledgement in this batch; written once
+	local  map[clearbox.UID]storage.Recipient        // as they are inside of this update
+	queues map[clearbox.ServerName]*storage.OutQueue // of messages, closed at the end of the update
+	acked  map[int64]int64                           // device to the highest acknowledgement in this batch; written once
 }
 
 type committer struct {
@@ -160,7 +161,7 @@ var errAgain = errors.New("an operation was left out")
 
 func (c *committer) update(ops []operation, failed []error) error {
 	return c.store.Update(context.Background(), func(tx *storage.Tx) error {
-		b := &batch{local: map[clearbox.UID]storage.Recipient{}, acked: map[int64]int64{}}
+		b := &batch{local: map[clearbox.UID]storage.Recipient{}, acked: map[int64]int64{}, queues: map[clearbox.ServerName]*storage.OutQueue{}}
 		for _, op := range ops {
 			if a, ok := op.(*ack); ok {
 				b.acked[a.deviceNo] = max(b.acked[a.deviceNo], a.upTo)
@@ -181,8 +182,25 @@ func (c *committer) update(ops []operation, failed []error) error {
 		if again {
 			return errAgain
 		}
+		for _, q := range b.queues {
+			if err := q.Close(); err != nil {
+				return err
+			}
+		}
 		return nil
 	})
+}
+
+// queue is the queue of messages to a peer.
+func (b *batch) queue(tx *storage.Tx, peer clearbox.ServerName) (*storage.OutQueue, error) {
+	if q := b.queues[peer]; q != nil {
+		return q, nil
+	}
+	q, err := tx.OutQueue(peer, storage.ClassMessage)
+	if err == nil {
+		b.queues[peer] = q
+	}
+	return q, err
 }
 
 // ownFault tells whether an error concerns one operation: the store is well.

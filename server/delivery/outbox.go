@@ -212,7 +212,7 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 		for i := range rows {
 			byRow[rows[i].Row] = &rows[i]
 		}
-		settled := make([]int64, 0, len(rows))
+		settled, atPeer := make([]int64, 0, len(rows)), make([]int64, 0, len(rows))
 		for i, v := range verdicts {
 			it, row := &batch.Items[i], byRow[batch.Rows[i]]
 			if row == nil {
@@ -226,9 +226,7 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 				continue
 			case v.Code == federation.VerdictOK && !it.Void, v.Code == federation.VerdictDup && !it.Void:
 				// Also for an item that was withdrawn after dispatch: the peer has it, which corrects outcome_unknown.
-				if err := forgotten(tx.SetSubmissionState(row.SenderNo, row.MessageID, storage.SubmissionAtPeer)); err != nil {
-					return err
-				}
+				atPeer = append(atPeer, row.Row)
 				if row.Void {
 					if err := tx.ReviveDead(peer, row.SenderNo, row.MessageID); err != nil {
 						return err
@@ -249,6 +247,9 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 				}
 			}
 			settled = append(settled, row.Row)
+		}
+		if err := tx.SetOutboxState(atPeer, storage.SubmissionAtPeer); err != nil {
+			return err
 		}
 		return tx.DeleteOutbox(settled)
 	})

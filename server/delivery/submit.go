@@ -212,10 +212,11 @@ func (op *submit) apply(tx *storage.Tx, b *batch) error {
 		}
 	}
 	for i := range op.remote {
-		items, bytes, err := tx.OutboxSize(op.remote[i].Peer, storage.ClassMessage)
+		queue, err := b.queue(tx, op.remote[i].Peer)
 		if err != nil {
 			return err
 		}
+		items, bytes := queue.Size()
 		switch o := &op.r.opts; {
 		case items >= o.PeerQueueItems || bytes >= o.PeerQueueBytes:
 			if known, err := op.answered(tx); known || err != nil {
@@ -248,8 +249,8 @@ func (op *submit) apply(tx *storage.Tx, b *batch) error {
 		}
 	}
 	for i := range op.remote {
-		item := op.remote[i] // a copy: PutOutbox writes the row into it
-		if err := tx.PutOutbox(&item); err != nil {
+		item := op.remote[i] // a copy: Put writes the row into it
+		if err := b.queues[item.Peer].Put(&item); err != nil {
 			return err
 		}
 		op.nudges = true
