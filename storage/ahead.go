@@ -64,6 +64,13 @@ func (tx *Tx) PostponeKeysAhead(u clearbox.UserID, due clearbox.Millis) error {
 	return tx.change("UPDATE keys_ahead SET due = $1 WHERE user_index = $2", int64(due), tx.index(aheadLabel, u.String()))
 }
 
+// PostponeServerAhead is PostponeKeysAhead for all people of a server whose keys
+// would be due before.
+func (tx *Tx) PostponeServerAhead(server clearbox.ServerName, due clearbox.Millis) error {
+	_, err := tx.exec("UPDATE keys_ahead SET due = $1 WHERE server = $2 AND due < $1", int64(due), string(server))
+	return err
+}
+
 // DueKeysAhead lists at most limit people whose keys are due, those first that
 // are due for longest.
 func (tx *Tx) DueKeysAhead(limit int) ([]clearbox.UserID, error) {

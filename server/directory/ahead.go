@@ -94,16 +94,19 @@ func (s *Service) ahead(ctx context.Context, user clearbox.UserID, list *keys.De
 }
 
 // fetchAhead fetches the keys that are due, few at a time: a peer must not see
-// all of them asked for in one moment.
+// all of them asked for in one moment. One that is away is asked once in
+// aheadAgain, however many people of it are due, so that the others get their
+// turn.
 func (s *Service) fetchAhead(ctx context.Context) {
 	var due []clearbox.UserID
 	err := s.store.View(ctx, func(tx *storage.Tx) (err error) {
 		due, err = tx.DueKeysAhead(aheadAtOne)
 		return err
 	})
+	away := map[clearbox.ServerName]bool{}
 	for _, u := range due {
-		if err == nil {
-			err = s.fetchOne(ctx, u)
+		if err == nil && !away[u.Server] {
+			away[u.Server], err = s.fetchOne(ctx, u)
 		}
 	}
 	if err != nil && ctx.Err() == nil {
@@ -112,23 +115,28 @@ func (s *Service) fetchAhead(ctx context.Context) {
 }
 
 // fetchOne asks for one person's keys, without a token: nobody's one-time keys
-// are spent. An error is of the store.
-func (s *Service) fetchOne(ctx context.Context, user clearbox.UserID) error {
-	bundles, err := s.askAhead(ctx, user)
+// are spent. It tells whether their server is away. An error is of the store.
+func (s *Service) fetchOne(ctx context.Context, user clearbox.UserID) (away bool, err error) {
+	bundles, away, err := s.askAhead(ctx, user)
 	gone := clearbox.CodeOf(err) == clearbox.CodeNotFound || clearbox.CodeOf(err) == clearbox.CodeRecipientUnavailable
 	var raw []byte
 	if err == nil {
 		if raw, err = cbor.Marshal(bundles); err != nil {
-			return err
+			return false, err
 		}
 	}
-	return s.store.Update(ctx, func(tx *storage.Tx) error {
+	return away, s.store.Update(ctx, func(tx *storage.Tx) error {
 		var change error
 		switch {
 		case gone:
 			change = tx.DeleteKeysAhead(user)
 		case err == nil:
 			change = tx.PutKeysAhead(user, raw, s.dueIn(tx.Now(), aheadEvery))
+		case away:
+			due := s.dueIn(tx.Now(), aheadAgain)
+			if change = tx.PostponeServerAhead(user.Server, due); change == nil {
+				change = tx.PostponeKeysAhead(user, due+1) // somebody else is asked about first then
+			}
 		default:
 			change = tx.PostponeKeysAhead(user, s.dueIn(tx.Now(), aheadAgain))
 		}
@@ -139,31 +147,31 @@ func (s *Service) fetchOne(ctx context.Context, user clearbox.UserID) error {
 	})
 }
 
-func (s *Service) askAhead(ctx context.Context, user clearbox.UserID) ([]Bundle, error) {
+// askAhead asks for one person's keys; away says that nobody answered.
+func (s *Service) askAhead(ctx context.Context, user clearbox.UserID) (bundles []Bundle, away bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, s.o.RemoteTimeout)
 	defer cancel()
 	var id [16]byte
 	if _, err := io.ReadFull(s.o.Random, id[:]); err != nil {
-		return nil, fmt.Errorf("draw a claim's id: %w", err)
+		return nil, false, fmt.Errorf("draw a claim's id: %w", err)
 	}
 	claimID := strings.ToLower(base32.StdEncoding.WithPadding(base32.NoPadding).EncodeToString(id[:]))
-	bundles, err := s.o.Remote.Claim(ctx, user, claimID, nil, nil)
-	if err != nil {
-		return nil, err
+	if bundles, err = s.o.Remote.Claim(ctx, user, claimID, nil, nil); err != nil {
+		return nil, clearbox.CodeOf(err) == clearbox.CodePeerUnreachable, err
 	}
 	account, err := s.remoteByID(ctx, user)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	list, err := s.lists.read(account.DeviceList, user)
 	if err != nil {
-		return nil, fmt.Errorf("a cached device list: %w", err)
+		return nil, false, fmt.Errorf("a cached device list: %w", err)
 	}
 	if err := checkBundles(bundles, list); err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	for i := range bundles {
 		bundles[i].OneTime = nil // an older peer gives one all the same
 	}
-	return bundles, nil
+	return bundles, false, nil
 }

@@ -207,6 +207,32 @@ func TestKeysAheadThatCannotBeUsed(t *testing.T) {
 	})
 }
 
+// A server that is away is asked once an hour for all of its people together.
+func TestKeysAheadOfAServerThatIsAway(t *testing.T) {
+	f := newFaraway(t)
+	f.b.err = clearbox.Errorf(clearbox.CodePeerUnreachable, "away")
+	f.Update(func(tx *storage.Tx) error {
+		for i := range 20 {
+			if err := tx.WantKeysAhead(f.PersonAt(clearbox.Handle(fmt.Sprint("p", i)), "b.test").User, tx.Now()); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	asked := 0
+	for range 24 * 60 {
+		asked += f.fetch(time.Minute)
+	}
+	if asked < 24*3/5 || asked > 24*4/3+1 {
+		t.Errorf("asked %d times in a day", asked)
+	}
+	for i, user := range f.b.about[1:] {
+		if user == f.b.about[i] {
+			t.Fatal("asked twice in a row about the same person")
+		}
+	}
+}
+
 // At most four people's keys are fetched in one minute, and their names do not
 // lie readable in the file.
 func TestKeysAheadInSmallNumbers(t *testing.T) {

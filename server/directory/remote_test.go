@@ -24,7 +24,8 @@ type elsewhere struct {
 	answer  directory.RemoteAccount
 	bundles []directory.Bundle
 	claims  []string
-	tokens  []string      // of the claims
+	tokens  []string // of the claims
+	about   []clearbox.UserID
 	gate    chan struct{} // when set, answers wait for it
 }
 
@@ -55,6 +56,7 @@ func (e *elsewhere) Claim(ctx context.Context, u clearbox.UserID, id string, tok
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.claims, e.tokens = append(e.claims, id), append(e.tokens, string(token))
+	e.about = append(e.about, u)
 	return e.bundles, e.err
 }
 

@@ -41,8 +41,8 @@ func TestOutage(t *testing.T) {
 	case messages > 0:
 	case os.Getenv("CLEARBOX_LONG") != "":
 		messages = 10_000
-	default: // two days are as far behind the first one as a week is
-		messages, pairs, week = 100, 2, 48*time.Hour
+	default: // two days are as far behind the first one as a week is; six people's keys are fetched ahead
+		messages, pairs, week = 100, 6, 48*time.Hour
 	}
 	for _, c := range []struct {
 		name  string
