@@ -105,8 +105,12 @@ func provisional(address string, server clearbox.ServerName) clearbox.UserID {
 }
 
 // pending makes or finds the contact that stands for an address of another
-// server whose owner must be asked first.
+// server whose owner must be asked first. Who is known by it already stays who
+// they are.
 func (b *Brain) pending(ctx context.Context, address clearbox.Address) (Contact, error) {
+	if known, err := b.Known(ctx, address.String()); !errors.Is(err, ErrUnknownContact) {
+		return known, err
+	}
 	user := provisional(address.String(), address.Server)
 	c := &contact{User: user, Address: address.String(), Trust: TrustUnverified, Provisional: true}
 	err := b.vault.Update(ctx, func(tx Tx) error {

@@ -79,11 +79,12 @@ func (c *contact) public() Contact {
 // Lookup finds the account behind an address at its server and keeps it as a
 // contact with its keys pinned. CodeNotFound if there is none. Who is of another
 // server and did not agree to be found gives a pending contact, whether anybody
-// is called that or not: what is written to it waits until they accept.
+// is called that or not: what is written to it waits until they accept. So does
+// an address whose server does not answer.
 func (b *Brain) Lookup(ctx context.Context, address clearbox.Address) (Contact, error) {
 	var acc wire.Account
 	err := b.call(ctx, "GET", userPath(address.String()), nil, &acc)
-	if clearbox.CodeOf(err) == clearbox.CodeConsentRequired {
+	if code := clearbox.CodeOf(err); code == clearbox.CodeConsentRequired || code == clearbox.CodePeerUnreachable {
 		s, selfErr := b.me()
 		if selfErr != nil {
 			return Contact{}, selfErr

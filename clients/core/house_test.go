@@ -282,6 +282,9 @@ func (w *world) lookup(s *session, id string) (any, error) {
 	user, ok := w.names[id]
 	_, server, _ := strings.Cut(id, "@")
 	_, byUID := clearbox.ParseUserID(id)
+	if w.away && clearbox.ServerName(server) != s.user.Server {
+		return nil, refusal(clearbox.CodePeerUnreachable)
+	}
 	if byUID != nil && clearbox.ServerName(server) != s.user.Server && (!ok || !w.accounts[user].open) {
 		return nil, refusal(clearbox.CodeConsentRequired)
 	}

@@ -580,3 +580,40 @@ func TestCrashWhileAccepting(t *testing.T) {
 		}
 	}
 }
+
+// TestWriteWhileTheirServerIsAway: an address that cannot be looked up now can be
+// written to, and looking it up again leaves who is known by it.
+func TestWriteWhileTheirServerIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, ada, bob := strangers(t)
+		w.mu.Lock()
+		w.away = true
+		w.mu.Unlock()
+		ada.start()
+		id := ada.write(bob, "are you there?")
+		settle(time.Minute)
+		m, err := ada.brain.Message(ctx, id)
+		if err != nil || m.State != core.StateQueued || m.Reason != clearbox.CodeConsentRequired {
+			t.Errorf("%+v, %v", m, err)
+		}
+		w.mu.Lock()
+		w.away = false
+		w.mu.Unlock()
+		bob.start()
+		settle(time.Minute)
+		bob.accepts()
+		settle(time.Minute)
+		want(t, "bob heard", bob.heard(ada), []string{"are you there?"})
+		for _, away := range []bool{true, false} {
+			w.mu.Lock()
+			w.away = away
+			w.mu.Unlock()
+			c, err := ada.brain.Lookup(ctx, bob.name)
+			if err != nil || c.User != bob.user || c.Pending {
+				t.Errorf("away %t: %+v, %v", away, c, err)
+			}
+		}
+		ada.stop()
+		bob.stop()
+	})
+}

@@ -34,6 +34,7 @@ type world struct {
 	knocks       int                         // that people were asked by
 	serverState  wire.ServerState            // of every server; empty is reachable
 	refuseKnock  clearbox.Code               // if set, no knock is taken
+	away         bool                        // nobody is found at another server
 	handed       map[string]int              // one-time prekeys handed out, by account, kind and id
 
 	// fault, if set, is asked for each request and each frame of a client:
