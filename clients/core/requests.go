@@ -64,6 +64,9 @@ func (b *Brain) readKnock(tx Tx, s *self, k *wire.Knock, got *arrivals) error {
 			if err != nil {
 				return err
 			}
+			if other != nil && other.Blocked { // by the address, when no more was known of them
+				return b.closeKnock(tx, k.ID, wire.KnockBlock)
+			}
 			welcome = other != nil && other.Knock != (clearbox.MessageID{})
 		}
 	}

@@ -522,6 +522,37 @@ func TestBlock(t *testing.T) {
 	})
 }
 
+// TestBlockByAddress: who is blocked before they ever answered is blocked when
+// they ask themselves.
+func TestBlockByAddress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, ada, bob := strangers(t)
+		ada.start()
+		bob.start()
+		ada.write(bob, "hello?")
+		settle(time.Minute)
+		if err := ada.brain.Block(ctx, ada.contact("bob@b.test").User); err != nil {
+			t.Fatal(err)
+		}
+		settle(time.Minute)
+		if err := bob.brain.Decline(ctx, ada.user); err != nil {
+			t.Fatal(err)
+		}
+		bob.write(ada, "what?")
+		settle(time.Minute)
+		if r, _ := ada.brain.Requests(ctx); len(r) != 0 {
+			t.Errorf("a blocked person asks: %+v", r)
+		}
+		w.mu.Lock()
+		if !w.accounts[ada.user].shut {
+			t.Error("the server was not told")
+		}
+		w.mu.Unlock()
+		ada.stop()
+		bob.stop()
+	})
+}
+
 // TestCrashWhileAccepting kills either side at each write to its vault in turn
 // while one asks and the other accepts: the conversation that began with a
 // stranger is whole, in order and once on both sides.
