@@ -132,7 +132,7 @@ func (b *Brain) readSealed(tx Tx, s *self, h *sealedHeld, got *arrivals) (wait b
 	switch {
 	case err == nil:
 	case errors.Is(err, certificate.ErrUntrusted):
-		if roots.Asked < h.Since {
+		if roots.Asked < h.Since || roots.Asked > b.now() { // not asked since, or the clock was put back
 			return true, nil
 		}
 		return false, b.unreadable(tx, s, l, reasonUntrusted, got)
@@ -218,7 +218,7 @@ func (b *Brain) tendRoots(ctx context.Context) error {
 	}
 	var first error
 	for server, asked := range servers {
-		if asked > 0 && b.now() < asked+clearbox.Millis(rootsEvery.Milliseconds()) {
+		if now := b.now(); asked > 0 && asked <= now && now < asked+clearbox.Millis(rootsEvery.Milliseconds()) {
 			continue // the next round of tasks
 		}
 		if err := b.fetchRoots(ctx, server); err != nil && first == nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -236,6 +237,41 @@ func TestMailWaitsForRoots(t *testing.T) {
 			t.Errorf("the roots were asked for %d times", n)
 		}
 		w.mu.Unlock()
+		ada.stop()
+		bob.stop()
+	})
+}
+
+// TestRootsAfterClockPutBack: mail under new roots is read also when the roots
+// were last asked for in what the device now takes for the future.
+func TestRootsAfterClockPutBack(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, ada, bob := pair(t)
+		var ahead atomic.Int64
+		ahead.Store(int64(12 * time.Hour))
+		bob.opts.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+		bob.open()
+		ada.start()
+		bob.start()
+		ada.send(bob, "one")
+		settle(2 * time.Minute)
+		want(t, "bob heard", bob.heard(ada), []string{"one"})
+		ahead.Store(0)
+		w.mu.Lock()
+		w.authorities["a.test"] = newAuthority()
+		w.mu.Unlock()
+		ada.stop()
+		if err := ada.vault.Update(ctx, func(tx core.Tx) error { return tx.Delete("certificate") }); err != nil {
+			t.Fatal(err)
+		}
+		ada.open()
+		ada.start()
+		ada.send(bob, "two")
+		settle(2 * time.Minute)
+		want(t, "bob heard", bob.heard(ada), []string{"one", "two"})
+		if r := bob.reasons(ada.user); r != nil {
+			t.Errorf("not read: %q", r)
+		}
 		ada.stop()
 		bob.stop()
 	})
