@@ -210,6 +210,9 @@ func (s *Server) buildRooms(ctx context.Context, c *config.Config) error {
 		SubmissionTTL: c.Retention.Idempotency, DelayedAfter: c.Federation.DelayedAfter,
 		PeerQueueItems: orUnlimited(int64(c.Limits.PeerQueueItems)), PeerQueueBytes: orUnlimited(int64(c.Limits.PeerQueueSize)),
 		Admit: s.disk.admit, Nudge: s.nudge, NudgeControl: s.nudgeControl, Organisation: s.organisation,
+		Open: func(tx *storage.Tx, userNo int64) (clearbox.Millis, error) {
+			return s.auth.ConsentedSince(tx, userNo, auth.PurposeOpenReachability)
+		},
 	})
 	if s.client != nil {
 		s.buildExchange(c)

@@ -69,6 +69,21 @@ func (tx *Tx) HasConsent(userNo int64, purpose string) (bool, error) {
 	return ConsentAction(action) == ConsentGranted, err
 }
 
+// ConsentedSince tells when the account's latest decision for purpose was made,
+// if it is a grant under that version of the notice; 0 otherwise. It is one
+// statement that gives a row in each case, of nobody too.
+func (tx *Tx) ConsentedSince(userNo int64, purpose, notice string) (clearbox.Millis, error) {
+	var action, version string
+	var at int64
+	err := tx.one(`SELECT c.action, c.notice_version, c.at FROM (SELECT 1 AS always) AS a
+		LEFT JOIN user_consents c ON c.no = (SELECT MAX(no) FROM user_consents WHERE user_no = $1 AND purpose = $2)`,
+		args(userNo, purpose), &action, &version, &at)
+	if err != nil || ConsentAction(action) != ConsentGranted || version != notice {
+		return 0, err
+	}
+	return clearbox.Millis(at), nil
+}
+
 // ConsentingByHandle gives the permanent name of the active account that has the
 // handle, if its latest decision for purpose is a grant under that version of
 // the notice. Everybody else is ErrNotFound like nobody. It is one statement that

@@ -174,6 +174,9 @@ func (c *call) setConsent(granted bool, ack wire.NoticeAck) error {
 	if purpose == auth.PurposePresence {
 		c.api.parts.Presence.SetVisible(c.who.User, k.Granted)
 	}
+	if purpose == auth.PurposeOpenReachability {
+		c.api.parts.Contacts.Consented(c.who.User.UID)
+	}
 	if c.api.parts.Afar != nil && (purpose == auth.PurposePresence || purpose == auth.PurposeFederatedPresence) {
 		c.api.parts.Afar.Consented(c.ctx(), c.who.User.UID)
 	}

@@ -49,6 +49,7 @@ type Contacts interface {
 	SetToken(ctx context.Context, p auth.Principal, t clearbox.DeliveryToken) error
 	Blocks(ctx context.Context, p auth.Principal) ([]clearbox.UserID, error)
 	SetBlocks(ctx context.Context, p auth.Principal, users []clearbox.UserID) error
+	Consented(uid clearbox.UID) // that strangers may write to them, or no more
 }
 
 // Mailbox is one device's mail for one connection; *delivery.Mailbox is one.

@@ -222,6 +222,12 @@ func (s *Service) ConsentedTx(tx *storage.Tx, userNo int64, purpose Purpose) (bo
 	return false, nil
 }
 
+// ConsentedSince tells when the account gave the consent that holds under the
+// notice in force; 0 if there is none, of nobody after the same work.
+func (s *Service) ConsentedSince(tx *storage.Tx, userNo int64, purpose Purpose) (clearbox.Millis, error) {
+	return tx.ConsentedSince(userNo, string(purpose), s.Notice().Version)
+}
+
 // ConsentingByHandle finds an active person who consented to purpose under the
 // notice in force; everybody else, nobody included, is storage.ErrNotFound after
 // the same work.

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"crypto/subtle"
+	"encoding/binary"
 	"errors"
 	"sync"
 	"time"
@@ -20,17 +21,25 @@ const previousToken = 24 * time.Hour
 // is nobody, since a peer's message must cost the same for both.
 type reaches struct {
 	mu    sync.RWMutex // guards what follows
-	byUID map[clearbox.UID]*storage.Reach
+	byUID map[clearbox.UID]*reach
 	round uint64 // of changes; what was read before one is not remembered
 }
 
-func (rs *reaches) get(uid clearbox.UID) (r *storage.Reach, round uint64) {
+// reach is by what an account is reached. open is the token of strangers who
+// found it by name: zero for who does not want that, and another one after each
+// consent, so that none outlives its consent.
+type reach struct {
+	storage.Reach
+	open clearbox.DeliveryToken
+}
+
+func (rs *reaches) get(uid clearbox.UID) (r *reach, round uint64) {
 	rs.mu.RLock()
 	defer rs.mu.RUnlock()
 	return rs.byUID[uid], rs.round
 }
 
-func (rs *reaches) keep(uid clearbox.UID, r *storage.Reach, round uint64) {
+func (rs *reaches) keep(uid clearbox.UID, r *reach, round uint64) {
 	rs.mu.Lock()
 	defer rs.mu.Unlock()
 	if rs.round != round {
@@ -53,14 +62,23 @@ func (rs *reaches) forget(uid clearbox.UID) {
 
 // reach gives by what the account is reached. Nobody is reached by nothing that
 // anybody could know, and finding that out takes the same work.
-func (r *Router) reach(ctx context.Context, uid clearbox.UID) (*storage.Reach, error) {
+func (r *Router) reach(ctx context.Context, uid clearbox.UID) (*reach, error) {
 	known, round := r.reaches.get(uid)
 	if known != nil {
 		return known, nil
 	}
-	var got storage.Reach
-	err := r.store.View(ctx, func(tx *storage.Tx) (err error) {
-		got, err = tx.Reach(uid)
+	var got reach
+	var agreed clearbox.Millis
+	err := r.store.View(ctx, func(tx *storage.Tx) error {
+		found, err := tx.Reach(uid)
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+		got.Reach = found
+		var failed error
+		if agreed, failed = r.opts.Open(tx, found.UserNo); failed != nil { // of nobody too: the same work
+			return failed
+		}
 		return err
 	})
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
@@ -71,9 +89,23 @@ func (r *Router) reach(ctx context.Context, uid clearbox.UID) (*storage.Reach, e
 			return nil, err
 		}
 	}
+	open := r.openToken(got.UserNo, agreed)
+	if agreed != 0 {
+		got.open = open
+	}
 	r.reaches.keep(uid, &got, round)
 	return &got, nil
 }
+
+// openToken is the token of strangers for somebody who agreed to them then.
+func (r *Router) openToken(userNo int64, agreed clearbox.Millis) (t clearbox.DeliveryToken) {
+	b := binary.BigEndian.AppendUint64(nil, uint64(userNo))
+	copy(t[:], r.keys.Index("delivery.open", binary.BigEndian.AppendUint64(b, uint64(agreed))))
+	return t
+}
+
+// Consented makes a decision about strangers hold that was stored before.
+func (r *Router) Consented(uid clearbox.UID) { r.reaches.forget(uid) }
 
 // decoy is what is opened in place of nobody's token.
 func (r *Router) decoy() []byte {
@@ -84,16 +116,17 @@ func (r *Router) decoy() []byte {
 }
 
 // admits tells whether a peer that shows the token may reach the account: it is
-// the account's delivery token, the one before within its day, or the id of an
-// open knock of the account at that very peer. An account of nobody compares as
+// the account's delivery token, the one before within its day, that of strangers
+// where they may write, or the id of an open knock of the account at that very peer. An account of nobody compares as
 // much as any other, and what does not fit takes the same time whatever it is.
-func (r *Router) admits(re *storage.Reach, peer clearbox.ServerName, token []byte, at clearbox.Millis) bool {
+func (r *Router) admits(re *reach, peer clearbox.ServerName, token []byte, at clearbox.Millis) bool {
 	var zero clearbox.DeliveryToken
 	if len(token) != len(zero) || subtle.ConstantTimeCompare(token, zero[:]) == 1 {
 		return false
 	}
 	fits := subtle.ConstantTimeCompare(token, re.Token[:])
 	fits |= subtle.ConstantTimeCompare(token, re.Previous[:]) & flag(re.Until > at)
+	fits |= subtle.ConstantTimeCompare(token, re.open[:])
 	if fits == 1 {
 		return true
 	}
@@ -126,17 +159,19 @@ func (r *Router) MayReach(ctx context.Context, peer clearbox.ServerName, uid cle
 	return r.admits(re, peer, token, r.now()), nil
 }
 
-// TokenOf gives an account's delivery token, for people who let everybody write
-// to them; clearbox.CodeConsentRequired: there is none, or no such account.
+// TokenOf gives the token that lets strangers write to somebody who wants that,
+// for as long as they do; the account's own is for those alone whom it was given
+// to. clearbox.CodeConsentRequired: they do not, their devices have not made a
+// token yet, or there is no such account.
 func (r *Router) TokenOf(ctx context.Context, uid clearbox.UID) (clearbox.DeliveryToken, error) {
 	re, err := r.reach(ctx, uid)
 	if err != nil {
 		return clearbox.DeliveryToken{}, err
 	}
-	if re.Token == (clearbox.DeliveryToken{}) {
+	if re.Token == (clearbox.DeliveryToken{}) || re.open == (clearbox.DeliveryToken{}) {
 		return clearbox.DeliveryToken{}, errConsent()
 	}
-	return re.Token, nil
+	return re.open, nil
 }
 
 func errConsent() error {

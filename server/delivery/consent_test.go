@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -100,11 +101,55 @@ func TestDeliveryTokens(t *testing.T) {
 		w.setToken(bob, three)
 		w.setToken(bob, one)
 		expect("the one before the former", two, wrong)
-		if got, err := w.router.TokenOf(bg, bob.user.UID); err != nil || got != one {
-			t.Errorf("the token: %v, %v", got, err)
-		}
 		w.stop()
 	})
+}
+
+// Strangers who found somebody by name get a token of their own. It lasts as long
+// as the consent, and is another one after the next.
+func TestOpenTokenEndsWithItsConsent(t *testing.T) {
+	var agreed atomic.Int64
+	w := newWorld(t, worldOptions{Options: delivery.Options{Open: func(_ *storage.Tx, userNo int64) (clearbox.Millis, error) {
+		if userNo == 0 {
+			return 0, nil
+		}
+		return clearbox.Millis(agreed.Load()), nil
+	}}})
+	bob := w.person("bob", 1)
+	w.setToken(bob, token(1))
+	pos := int64(0)
+	try := func(token clearbox.DeliveryToken) string {
+		pos++
+		return w.accept(away, txn(1, 1, pos, sealedItem(t, bob.user, token[:], "x", 1)))[0]
+	}
+	if _, err := w.router.TokenOf(bg, bob.user.UID); clearbox.CodeOf(err) != clearbox.CodeConsentRequired {
+		t.Errorf("without consent: %v", err)
+	}
+	give := func(at int64) clearbox.DeliveryToken {
+		agreed.Store(at)
+		w.router.Consented(bob.user.UID)
+		open, err := w.router.TokenOf(bg, bob.user.UID)
+		must(t, err)
+		if got := try(open); got != "ok " || open == token(1) {
+			t.Errorf("with consent: %s, %x", got, open)
+		}
+		return open
+	}
+	first := give(1)
+	agreed.Store(0)
+	w.router.Consented(bob.user.UID)
+	if got := try(first); got != wrong {
+		t.Errorf("after the consent was withdrawn: %s", got)
+	}
+	if ok, err := w.router.MayReach(bg, away, bob.user.UID, first[:]); ok || err != nil {
+		t.Errorf("keys after the consent was withdrawn: %t, %v", ok, err)
+	}
+	if second := give(2); second == first || try(first) != wrong {
+		t.Error("the former token is back with the next consent")
+	}
+	if got := try(token(1)); got != "ok " {
+		t.Errorf("the account's own token: %s", got)
+	}
 }
 
 // Who is unknown, banned or has not given this token to anybody is one verdict,

@@ -59,6 +59,10 @@ type Options struct {
 	Nudge        func(peer clearbox.ServerName)
 	NudgeControl func(peer clearbox.ServerName)
 
+	// Open tells when somebody here agreed that strangers may write to them, 0 if
+	// they do not want it. Of nobody it is asked too and must cost the same. nil: nobody wants it.
+	Open func(tx *storage.Tx, userNo int64) (clearbox.Millis, error)
+
 	// Organisation tells who runs a peer and in which country, for people who are
 	// asked to accept somebody there; nil: nothing is known. It must be cheap.
 	Organisation func(peer clearbox.ServerName) (controller, country string)
@@ -87,6 +91,9 @@ func (o *Options) fill() {
 	}
 	if o.NudgeControl == nil {
 		o.NudgeControl = func(clearbox.ServerName) {}
+	}
+	if o.Open == nil {
+		o.Open = func(*storage.Tx, int64) (clearbox.Millis, error) { return 0, nil }
 	}
 	if o.Organisation == nil {
 		o.Organisation = func(clearbox.ServerName) (string, string) { return "", "" }
@@ -140,7 +147,7 @@ func New(store *storage.Store, keys Keys, dir *directory.Service, peers Peers, s
 	r.watchers.byUser = map[int64]map[*func(State)]struct{}{}
 	r.people.local = map[clearbox.UID]storage.Recipient{}
 	r.people.remote = map[clearbox.UserID]directory.Recipient{}
-	r.reaches.byUID = map[clearbox.UID]*storage.Reach{}
+	r.reaches.byUID = map[clearbox.UID]*reach{}
 	return r
 }
 
