@@ -173,9 +173,13 @@ func (r *Router) request(ctx context.Context, d *storage.DeadLetter) (*bounce, e
 	if d.SenderNo == 0 || len(d.Recipient) == 0 {
 		return nil, nil
 	}
-	plain, err := r.keys.Open(d.SenderKey, storage.PurposeMailbox, deadAD(d.MessageID), d.Recipient)
-	if err != nil {
-		if r.damaged(d.SenderKey, err) {
+	var plain []byte
+	open := func() (err error) {
+		plain, err = r.keys.Open(d.SenderKey, storage.PurposeMailbox, deadAD(d.MessageID), d.Recipient)
+		return err
+	}
+	if err := open(); err != nil {
+		if r.damaged(d.SenderKey, err, open) {
 			return nil, nil
 		}
 		return nil, err

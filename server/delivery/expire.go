@@ -89,7 +89,11 @@ func (r *Router) ownerOf(tx *storage.Tx, deviceNo int64) (*owner, error) {
 func (r *Router) expired(ctx context.Context, tx *storage.Tx, o *owner, m *storage.Mail, said map[expiry]bool) (*bounce, clearbox.ServerName, error) {
 	d, err := r.openMail(o.user.Key, o.device, m)
 	if err != nil {
-		if r.damaged(o.user.Key, err) {
+		again := func() error {
+			_, err := r.openMail(o.user.Key, o.device, m)
+			return err
+		}
+		if r.damaged(o.user.Key, err, again) {
 			return nil, "", nil
 		}
 		return nil, "", err

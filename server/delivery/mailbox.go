@@ -175,10 +175,15 @@ func (m *Mailbox) fromQueue(ctx context.Context, after int64, limit, maxBytes in
 func (m *Mailbox) opened(mails []storage.Mail) ([]Delivery, error) {
 	out := make([]Delivery, 0, len(mails))
 	for i := range mails {
-		d, err := m.r.openMail(m.key, m.device, &mails[i])
+		var d Delivery
+		open := func() (err error) {
+			d, err = m.r.openMail(m.key, m.device, &mails[i])
+			return err
+		}
+		err := open()
 		switch {
 		case err == nil:
-		case !m.r.damaged(m.key, err):
+		case !m.r.damaged(m.key, err, open):
 			if len(out) > 0 {
 				return out, nil // the next look tells
 			}

@@ -132,7 +132,11 @@ func (r *Router) open(ctx context.Context, rows []storage.OutboxItem) ([]*federa
 		if !row.Void {
 			var err error
 			if it, err = r.openItem(row); err != nil {
-				if !r.damaged(row.SenderKey, err) {
+				again := func() error {
+					_, err := r.openItem(row)
+					return err
+				}
+				if !r.damaged(row.SenderKey, err, again) {
 					return nil, err
 				}
 				if !errors.Is(err, storage.ErrShredded) {

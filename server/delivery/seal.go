@@ -66,14 +66,21 @@ func (r *Router) openMail(key storage.KeyID, device clearbox.DeviceID, m *storag
 }
 
 // damaged tells whether what failed to open under key will never open: the key
-// was destroyed, or it works and so the entry is broken. While the keystore
-// itself is in trouble nothing is given up.
-func (r *Router) damaged(key storage.KeyID, err error) bool {
+// was destroyed, or it works and the entry does not open again. While the
+// keystore itself is in trouble nothing is given up, nor in the moment in which
+// the trouble ends.
+func (r *Router) damaged(key storage.KeyID, err error, again func() error) bool {
 	if errors.Is(err, storage.ErrShredded) || errors.Is(err, errPayload) {
 		return true
 	}
 	_, probe := r.keys.Seal(key, storage.PurposeMailbox, nil, nil)
-	return probe == nil || errors.Is(probe, storage.ErrShredded)
+	switch {
+	case errors.Is(probe, storage.ErrShredded):
+		return true
+	case probe != nil:
+		return false
+	}
+	return again() != nil
 }
 
 // storedItem is an outbox payload. The stored form is ours alone, so it may

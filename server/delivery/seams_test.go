@@ -187,6 +187,36 @@ func TestKeystoreTroublePasses(t *testing.T) {
 	})
 }
 
+// Mail that does not open in the very moment in which the keystore's trouble ends
+// is not skipped.
+func TestKeystoreTroubleEnds(t *testing.T) {
+	keys := &trouble{}
+	w := newWorld(t, worldOptions{keys: keys})
+	alice, bob, far := w.person("alice", 1), w.person("bob", 1), w.stranger()
+	_, err := w.send(alice.devices[0], newID(t), to(bob.user, "here", 1))
+	must(t, err)
+	lease, _ := w.outbox(alice.devices[0], far, "there")
+	keys.ending.Store(2) // a mailbox entry is tried in two ways
+	m := w.router.Mailbox(bob.devices[0])
+	defer m.Close()
+	if ds, err := m.Read(bg, 0, 10, 1<<20); !errors.Is(err, errDisk) {
+		t.Errorf("read %d entries, %v", len(ds), err)
+	}
+	keys.ending.Store(1)
+	if _, err := w.router.Take(bg, away, federation.ClassMessage, lease, 10, 1<<20); !errors.Is(err, errDisk) {
+		t.Errorf("take: %v", err)
+	}
+	keys.ending.Store(0)
+	if got := w.contents(bob.devices[0], 0); !slices.Equal(got, []string{"here"}) {
+		t.Errorf("bob has %q", got)
+	}
+	pending, err := w.router.Pending(bg, away, federation.ClassMessage, lease)
+	must(t, err)
+	if len(pending) != 1 || pending[0].Items[0].Void {
+		t.Errorf("pending %+v", pending)
+	}
+}
+
 func TestDamagedEntriesDoNotStopAMailbox(t *testing.T) {
 	w := newWorld(t, worldOptions{})
 	alice, bob := w.person("alice", 1), w.person("bob", 1)

@@ -86,7 +86,11 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 		row := &rows[i]
 		n := notice(row)
 		it, err := r.openItem(row)
-		if err != nil && !r.damaged(row.SenderKey, err) {
+		again := func() error {
+			_, err := r.openItem(row)
+			return err
+		}
+		if err != nil && !r.damaged(row.SenderKey, err, again) {
 			return err // in a minute, perhaps
 		}
 		if n.Kind == NoticeUndeliverable && !errors.Is(err, storage.ErrShredded) {

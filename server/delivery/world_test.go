@@ -73,7 +73,8 @@ type worldOptions struct {
 // trouble is a keystore whose disk may fail.
 type trouble struct {
 	*keystore.Keystore
-	now atomic.Bool
+	now    atomic.Bool
+	ending atomic.Int32 // how often opening still fails, while sealing works again
 }
 
 var errDisk = errors.New("read a person's key: input/output error")
@@ -86,7 +87,7 @@ func (k *trouble) Seal(id storage.KeyID, purpose string, ad, plain []byte) ([]by
 }
 
 func (k *trouble) Open(id storage.KeyID, purpose string, ad, sealed []byte) ([]byte, error) {
-	if k.now.Load() {
+	if k.now.Load() || k.ending.Add(-1) >= 0 {
 		return nil, errDisk
 	}
 	return k.Keystore.Open(id, purpose, ad, sealed)
