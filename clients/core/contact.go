@@ -202,8 +202,10 @@ func (b *Brain) adopt(ctx context.Context, acc *wire.Account, address string) (C
 		if err != nil {
 			return err
 		}
-		if _, err := clearbox.ParseDeliveryToken(acc.Token); err == nil && s.elsewhere(acc.User) {
-			c.Token, c.TokenSent = acc.Token, max(c.TokenSent, b.now())
+		// What a server gives strangers ends with their consent: a token that the
+		// contact gave is better, before and after.
+		if _, err := clearbox.ParseDeliveryToken(acc.Token); err == nil && c.Token == nil && s.elsewhere(acc.User) {
+			c.Token = acc.Token
 		}
 		if address != "" {
 			c.Address = address
