@@ -43,8 +43,9 @@ type strangers struct {
 }
 
 type refusedAt struct {
-	until time.Time
-	err   error
+	until  time.Time
+	err    error
+	forged bool // the request was no good; nothing is wrong with the server that it named
 }
 
 // stranger is a request of a server that is no peer: its headers, which hold the
@@ -62,32 +63,40 @@ func newStrangers() *strangers {
 	}
 }
 
-// refusedLately is the error of the last look at the stranger, if that is not
-// long ago.
-func (s *strangers) refusedLately(server clearbox.ServerName, now time.Time) error {
+// lately is the last look at the stranger, if that is not long ago.
+func (s *strangers) lately(server clearbox.ServerName, now time.Time) refusedAt {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	r, known := s.refused[server]
-	if !known || !now.Before(r.until) {
+	if r := s.refused[server]; now.Before(r.until) {
+		return r
+	}
+	return refusedAt{}
+}
+
+// unfit is why the stranger could not become a peer, if that was found out not
+// long ago. What somebody did in its name does not count.
+func (s *strangers) unfit(server clearbox.ServerName, now time.Time) error {
+	r := s.lately(server, now)
+	if r.forged {
 		return nil
 	}
 	return r.err
 }
 
-func (s *strangers) refuse(server clearbox.ServerName, err error, now time.Time) {
+func (s *strangers) refuse(server clearbox.ServerName, err error, forged bool, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.refused) >= strangersKept {
 		clear(s.refused)
 	}
-	s.refused[server] = refusedAt{now.Add(strangerAgain), err}
+	s.refused[server] = refusedAt{now.Add(strangerAgain), err, forged}
 }
 
 // meetLater has a stranger looked at beside the requests. It tells whether it
 // makes sense to come again.
 func (c *Client) meetLater(server clearbox.ServerName, r *http.Request, v *Verifier) bool {
 	s := c.strangers
-	if c.opts.Strangers == nil || server == c.self.Server() || s.refusedLately(server, c.opts.Now()) != nil {
+	if c.opts.Strangers == nil || server == c.self.Server() || s.lately(server, c.opts.Now()).err != nil {
 		return false
 	}
 	headers := &http.Request{Method: r.Method, URL: r.URL, RequestURI: r.RequestURI, Host: r.Host, Header: r.Header.Clone()}
@@ -145,7 +154,7 @@ func (c *Client) meet(ctx context.Context, server clearbox.ServerName) error {
 	if _, err := c.peers.Peer(ctx, server); clearbox.CodeOf(err) != clearbox.CodeUnknownPeer {
 		return err // somebody else was first
 	}
-	if err := s.refusedLately(server, c.opts.Now()); err != nil {
+	if err := s.unfit(server, c.opts.Now()); err != nil {
 		return err
 	}
 	return c.adopt(ctx, server, func(*Document) error { return nil })
@@ -161,8 +170,10 @@ func (c *Client) adopt(ctx context.Context, server clearbox.ServerName, proof fu
 	if err == nil {
 		err = doc.Check(server, [32]byte{}, c.opts.Now())
 	}
+	forged := false
 	if err == nil {
 		err = proof(doc)
+		forged = err != nil
 	}
 	if err == nil {
 		err = c.opts.Strangers.Adopt(ctx, doc)
@@ -170,7 +181,7 @@ func (c *Client) adopt(ctx context.Context, server clearbox.ServerName, proof fu
 	if err != nil {
 		c.transport.Forget(target)
 		err = unreachable(err)
-		c.strangers.refuse(server, err, c.opts.Now())
+		c.strangers.refuse(server, err, forged, c.opts.Now())
 		return err
 	}
 	c.opts.Log.Info("peering made by the first contact", "peer", string(server))
@@ -195,7 +206,7 @@ func (c *Client) Barred(server clearbox.ServerName) error {
 	if c.opts.Strangers == nil {
 		return clearbox.Errorf(clearbox.CodeUnknownPeer, "there is no peering with this server")
 	}
-	if err := c.strangers.refusedLately(server, c.opts.Now()); clearbox.CodeOf(err) == clearbox.CodeNoRoutePolicy {
+	if err := c.strangers.unfit(server, c.opts.Now()); clearbox.CodeOf(err) == clearbox.CodeNoRoutePolicy {
 		return err
 	}
 	return nil

@@ -2,6 +2,7 @@ package peering_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -61,6 +62,7 @@ type site struct {
 	dir     string
 	id      ed25519.PrivateKey
 	rules   *peering.Open // not nil: mode open
+	country string        // of its document; DE if empty
 	reports reports
 }
 
@@ -146,7 +148,7 @@ func (s *site) open() {
 	s.table, err = peering.OpenTable(ctx, s.store, peering.TableOptions{Now: s.now, Open: s.rules})
 	must(t, err)
 	s.self, err = federation.OpenSelf(ctx, s.name, s.id, peering.SelfState{Store: s.store, Sealer: ks}, federation.SelfOptions{
-		Endpoints: []federation.Endpoint{{URL: "https://" + string(s.name)}}, Now: s.now, Legal: federation.Legal{Country: "DE"},
+		Endpoints: []federation.Endpoint{{URL: "https://" + string(s.name)}}, Now: s.now, Legal: federation.Legal{Country: cmp.Or(s.country, "DE")},
 	})
 	must(t, err)
 	var strangers federation.Strangers

@@ -63,7 +63,7 @@ func (t *Table) may(doc *federation.Document) error {
 	if _, blocked := t.Blocked(doc.Server); blocked {
 		return errBlocked()
 	}
-	if c := t.o.Open.Countries; len(c) > 0 && !slices.Contains(c, doc.Legal.Country) {
+	if !t.o.Open.allows(doc.Legal.Country) {
 		return clearbox.Errorf(clearbox.CodeNoRoutePolicy, "this server exchanges no messages with organisations of that country")
 	}
 	home := registrable(doc.Server)
@@ -83,6 +83,21 @@ func (t *Table) may(doc *federation.Document) error {
 		return clearbox.Errorf(clearbox.CodeQuota, "too many servers have become peers by the first contact")
 	}
 	return nil
+}
+
+func (o *Open) allows(country string) bool {
+	return len(o.Countries) == 0 || slices.Contains(o.Countries, country)
+}
+
+// moved follows the country of a server that came by itself, where nobody here
+// has agreed with it on anything else.
+func moved(tx *storage.Tx, p *storage.Peer, doc *federation.Document) error {
+	before, err := federation.ParseDocument(p.Document)
+	if !p.FirstUse || err != nil || before.Legal.Country == doc.Legal.Country {
+		return nil
+	}
+	p.Country = doc.Legal.Country
+	return tx.Audit(storage.AuditEntry{Action: "peer.country", Object: string(p.Server), Detail: "from " + before.Legal.Country + " to " + p.Country})
 }
 
 // registrable is the domain that somebody registered, the name itself where

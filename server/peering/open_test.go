@@ -125,6 +125,50 @@ func TestThreat07FirstContactInAnothersName(t *testing.T) {
 	})
 }
 
+// A forged request in a server's name does not keep people here from writing to
+// it: else anybody could cut any two servers off.
+func TestForgedFirstContactBarsNobody(t *testing.T) {
+	open(t, peering.Open{Basis: "test"}, func(t *testing.T, _ *lab, a, b *site) {
+		thief := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{66}, 32))
+		a.knock(t, "b.test", federation.SigningKey{KID: b.self.SigningKey().KID, Private: thief})
+		time.Sleep(10 * time.Second)
+		if got := a.knock(t, "b.test", b.self.SigningKey()); got.Header().Get("Retry-After") != "" {
+			t.Error("the forged request was not found out")
+		}
+		meet(t, a, b)
+		if p, known := a.table.Stored("b.test"); !known || p.State != storage.PeerActive {
+			t.Errorf("the peering: %+v", p)
+		}
+	})
+}
+
+// A first-use peer that moves to a country from which none may come rests, and so
+// does one that an operator's new rule excludes.
+func TestRulesForCountriesHoldAfterwards(t *testing.T) {
+	open(t, peering.Open{Basis: "test", Countries: []string{"DE"}}, func(t *testing.T, _ *lab, a, b *site) {
+		meet(t, a, b)
+		must(t, a.table.Route(t.Context(), "b.test"))
+		b.close()
+		b.country = "AT"
+		b.open()
+		b.listen()
+		_, err := a.client.FetchDocument(t.Context(), "b.test")
+		must(t, err)
+		if p, _ := a.table.Stored("b.test"); p.Country != "AT" {
+			t.Errorf("b is in %q", p.Country)
+		}
+		if err := a.table.Route(t.Context(), "b.test"); clearbox.CodeOf(err) != clearbox.CodePeerBlocked {
+			t.Errorf("after it moved: %v", err)
+		}
+		if p, err := a.table.Peer(t.Context(), "b.test"); err != nil || p.State != federation.PeerSuspended {
+			t.Errorf("after it moved: %+v, %v", p.State, err)
+		}
+		if !slices.Contains(a.audits(), "peer.country b.test") {
+			t.Errorf("audit: %v", a.audits())
+		}
+	})
+}
+
 // knock hands a signed greeting in somebody's name to the site's inbox.
 func (s *site) knock(t *testing.T, origin clearbox.ServerName, key federation.SigningKey) *httptest.ResponseRecorder {
 	t.Helper()

@@ -178,8 +178,11 @@ func errBlocked() error {
 }
 
 // serves tells whether an active peer is one in the present mode: what the first
-// contact made in mode open rests while the mode is another.
-func (t *Table) serves(p *storage.Peer) bool { return !p.FirstUse || t.o.Open != nil }
+// contact made in mode open rests while the mode is another, or its country is
+// not among those that are allowed.
+func (t *Table) serves(p *storage.Peer) bool {
+	return !p.FirstUse || t.o.Open != nil && t.o.Open.allows(p.Country)
+}
 
 // Route tells whether messages to the server may be queued, by what is known
 // without asking anybody: nil, or why not, for the sender. Servers that mode open
@@ -213,7 +216,7 @@ func (t *Table) Active(context.Context) ([]clearbox.ServerName, error) {
 
 // SaveDocument stores a checked document and the identity that signed it.
 func (t *Table) SaveDocument(ctx context.Context, server clearbox.ServerName, doc *federation.Document) error {
-	return t.change(ctx, server, func(_ *storage.Tx, p *storage.Peer, known bool) error {
+	return t.change(ctx, server, func(tx *storage.Tx, p *storage.Peer, known bool) error {
 		if !known {
 			return clearbox.Errorf(clearbox.CodeUnknownPeer, "there is no peering with this server")
 		}
@@ -222,6 +225,9 @@ func (t *Table) SaveDocument(ctx context.Context, server clearbox.ServerName, do
 		}
 		if len(p.Document) > 0 && doc.Seq <= p.Seq {
 			return &federation.RollbackError{Have: p.Seq, Got: doc.Seq}
+		}
+		if err := moved(tx, p, doc); err != nil {
+			return err
 		}
 		t.adopt(p, doc)
 		return nil
