@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/clients/core"
@@ -113,10 +112,17 @@ func (p *profile) someone(ctx context.Context, name string) (clearbox.UserID, er
 	}
 	found, err := p.brain.Known(ctx, name)
 	if errors.Is(err, core.ErrUnknownContact) {
-		return clearbox.UserID{}, advise(fmt.Errorf("%s did not ask and is no contact: %w", clean(name), err), "cbx requests lists who asks; cbx contacts lists who is known.")
+		return clearbox.UserID{}, advise(unknown(clean(name)+" did not ask and is no contact"), "cbx requests lists who asks; cbx contacts lists who is known.")
 	}
 	return found.User, err
 }
+
+// unknown is core.ErrUnknownContact in a sentence of its own.
+type unknown string
+
+func (e unknown) Error() string { return string(e) }
+
+func (e unknown) Unwrap() error { return core.ErrUnknownContact }
 
 type declineCommand struct {
 	Address string `arg:"" help:"name@server, or the user id."`
@@ -130,7 +136,7 @@ func (c *declineCommand) Run(ctx context.Context, a *app) error {
 			return err
 		}
 		if asked == nil {
-			return advise(fmt.Errorf("no request of %s waits: %w", clean(c.Address), core.ErrUnknownContact), "cbx requests lists who asks.")
+			return advise(unknown("no request of "+clean(c.Address)+" waits"), "cbx requests lists who asks.")
 		}
 		if err := p.brain.Decline(ctx, asked.User); err != nil {
 			return err
@@ -171,7 +177,7 @@ func (c *unblockCommand) Run(ctx context.Context, a *app) error {
 			err = core.ErrUnknownContact
 		}
 		if errors.Is(err, core.ErrUnknownContact) {
-			return advise(fmt.Errorf("%s is not blocked: %w", clean(c.Address), err), "cbx blocks lists who is.")
+			return advise(unknown(clean(c.Address)+" is not blocked"), "cbx blocks lists who is.")
 		}
 		if err != nil {
 			return err

@@ -148,8 +148,12 @@ func (r *Runner) attack(ctx context.Context, c *Case) (string, bool) {
 	}
 	req = req.with(ctx)
 	if c.Twice {
-		if status, _, answer, err := r.send(req); err != nil || status != http.StatusOK {
-			return fmt.Sprintf("the first time: %d %s %v", status, codeIn(answer), err), false
+		status, _, answer, err := r.send(req)
+		if err != nil {
+			return "the first time: " + err.Error(), false
+		}
+		if status != http.StatusOK {
+			return fmt.Sprintf("the first time: %d %s", status, codeIn(answer)), false
 		}
 	}
 	status, h, answer, err := r.send(req)

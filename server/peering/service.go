@@ -194,7 +194,7 @@ func acceptable(p *storage.Peer, t *Token) error {
 func (s *Service) introduce(ctx context.Context, target federation.Target, t *Token) (*federation.Document, error) {
 	doc, err := s.client.GetDocument(ctx, target)
 	if err != nil {
-		return nil, err
+		return nil, refuseIntroduction(err)
 	}
 	if err := doc.Check(t.Server, [32]byte(t.Pin), s.o.Now()); err != nil {
 		return nil, refuseIdentity(err)
@@ -229,6 +229,9 @@ func refuseIdentity(err error) error {
 }
 
 func refuseIntroduction(err error) error {
+	if private := (*transport.AddressError)(nil); errors.As(err, &private) {
+		return clearbox.Wrap(clearbox.CodeForbidden, private.Host+" has no public address; for two servers on one machine or in a private network accept with --allow-private", err)
+	}
 	switch clearbox.CodeOf(err) {
 	case clearbox.CodeInviteInvalid:
 		return clearbox.Wrap(clearbox.CodeInviteInvalid, "the other server does not accept this token: it was used, has expired or is meant for another server", err)

@@ -56,7 +56,7 @@ func (b *AdminPeerSet) Check() error {
 	if b.Country != nil {
 		checkCountry(&f, *b.Country)
 	}
-	f.check(b.Listed || b.Direction != nil || b.Features != nil || b.Envelopes != nil || b.Bytes != nil || b.Country != nil, "", "changes nothing")
+	f.check(b.Listed || b.Direction != nil || b.Features != nil || b.Envelopes != nil || b.Bytes != nil || b.Country != nil, "", "changes nothing: name at least one thing to set")
 	return f.result()
 }
 

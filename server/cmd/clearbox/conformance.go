@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/http"
+	"strings"
 
 	"github.com/clearbox-im/clearbox/server/wire"
 )
@@ -36,9 +37,26 @@ func (c *fedConformance) Run(x *call) error {
 		}
 		x.printf("%d of %d checks passed\n", len(r.Checks)-failed, len(r.Checks))
 	})
+	if refusal := refusedGreeting(r.Checks); refusal != "" {
+		return &failure{code: exitFailed, text: fmt.Sprintf("%s refuses this server (%s), so these checks say nothing about how it keeps the protocol", c.Server, refusal),
+			next: "clearbox peer test " + c.Server + x.mention(), silent: x.global.JSON}
+	}
 	if !r.OK {
 		return &failure{code: exitFailed, text: fmt.Sprintf("%s does not keep the protocol in %d of %d checks", c.Server, failed, len(r.Checks)),
 			next: "tell its administrator; the checks stand in federation/testdata/vectors/attacks.json", silent: x.global.JSON}
 	}
 	return nil
+}
+
+// refusedGreeting is how a peer that suspended, blocked or forgot this server
+// answered to its greeting, empty for any other answer.
+func refusedGreeting(checks []wire.AdminConformanceCheck) string {
+	for _, check := range checks {
+		for code := range refusals {
+			if check.Name == "a greeting" && strings.HasPrefix(check.Got, "403 "+string(code)) {
+				return check.Got
+			}
+		}
+	}
+	return ""
 }

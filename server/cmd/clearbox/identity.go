@@ -253,9 +253,11 @@ func (c *identityImport) Run(x *call) error {
 		return err
 	}
 	err = s.do(http.MethodPost, "/admin/identity/online", nil, &wire.AdminIdentity{})
-	if f := asFailure(err); err != nil && f.code != exitUnreachable {
-		f.text = "the key is on this machine again; but: " + f.text
-		return f
+	if err != nil {
+		if f := asFailure(err); f.code != exitUnreachable {
+			f.text = "the key is on this machine again; but: " + f.text
+			return f
+		}
 	}
 	out.Online = err == nil
 	x.show(out, func() {
@@ -322,7 +324,8 @@ type identityRotate struct {
 
 func (c *identityRotate) Run(x *call) error {
 	if !c.Yes {
-		return usage("a new identity is signed by the old one for 30 days; peers that are not reached in that time, and people who wrote the words down, must compare them anew. To do it: clearbox identity rotate --yes%s", x.mention())
+		return &failure{code: exitUsage, text: "a new identity is signed by the old one for 30 days; peers that are not reached in that time, and people who wrote the words down, must compare them anew",
+			next: "clearbox identity rotate --yes" + x.mention()}
 	}
 	s, err := x.dial()
 	if err != nil {

@@ -63,6 +63,9 @@ func (c *initCommand) Run(x *call) error {
 	result.Checks = append(result.Checks, found)
 	if already {
 		result.Already = true
+		if l, err := config.Load(path, config.Options{SkipFiles: true}); err == nil && exists(l.Config.TLS.CertFile) {
+			cfg.TLS.CertFile = l.Config.TLS.CertFile
+		}
 		result.Next = x.nextSteps(path, cfg, admin)
 		c.print(x, result, "")
 		return nil
@@ -173,7 +176,7 @@ func (x *call) existing(path string, cfg *config.Config) (already bool, f findin
 		if err != nil {
 			return false, bad(name, "restore the key from your backup", "%s exists, but its key does not: %v", path, err)
 		}
-		return true, ok(name, "%s is set up for %s already", dir, cfg.Server.Name)
+		return true, ok(name, "%s is set up for %s already and stays as it is; flags change nothing, its clearbox.yaml does", dir, cfg.Server.Name)
 	} else if !errors.Is(err, fs.ErrNotExist) {
 		return false, bad(name, "choose another folder with --dir", "%v", err)
 	}
@@ -272,6 +275,11 @@ func syncDirs(dirs ...string) error {
 		}
 	}
 	return nil
+}
+
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
 }
 
 // nextSteps are the commands that lead to a running server with an admin.

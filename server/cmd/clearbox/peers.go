@@ -167,7 +167,7 @@ type peerSuspend struct {
 }
 
 func (c *peerSuspend) Run(x *call) error {
-	return x.changePeer(c.Server, "suspend", "Traffic with %s is stopped. To go on: clearbox peer resume %[1]s\n")
+	return x.changePeer(c.Server, "suspend", "Traffic with %s is stopped: what waits stays, new messages to it are refused. To go on: clearbox peer resume %[1]s\n")
 }
 
 type peerResume struct {
@@ -278,7 +278,7 @@ func (c *fedRetry) Run(x *call) error {
 	}
 	x.show(r, func() {
 		if len(r.Servers) == 0 {
-			x.printf("There is no peer to try.\n")
+			x.printf("There is no active peer to try; see `clearbox peer list`.\n")
 		}
 		for _, name := range r.Servers {
 			x.printf("%s is tried now.\n", name)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/alecthomas/kong"
 
+	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/server/config"
 )
 
@@ -104,7 +105,11 @@ func (m *Main) Run(ctx context.Context, args []string, in io.Reader, out, errOut
 		return x.fail(&failure{code: exitUsage, text: err.Error(), next: "clearbox " + strings.TrimSpace(commandOf(err)+" --help")})
 	}
 	if err := parsed.Run(x); err != nil {
-		return x.fail(err)
+		f := asFailure(err)
+		if f.next == "" && (f.code == exitUsage || f.slug == clearbox.CodeBadRequest || f.slug == clearbox.CodeBadHandle) {
+			f.next = parsed.Selected().FullPath() + " --help"
+		}
+		return x.fail(f)
 	}
 	return exitOK
 }

@@ -27,6 +27,12 @@ var troubles = map[string]string{
 	"protocol":  "its answers break the protocol",
 }
 
+// refusals says why a peer lets this server's requests go no further.
+var refusals = map[clearbox.Code]string{
+	clearbox.CodePeerBlocked: "it has suspended or blocked this server",
+	clearbox.CodeUnknownPeer: "it does not know this server as a peer",
+}
+
 // troubleWords is the trouble in words, or the code where the kind is not known.
 func troubleWords(trouble string, code clearbox.Code) string {
 	if w := troubles[trouble]; w != "" {
@@ -41,14 +47,20 @@ func peerTrouble(p *wire.AdminFedQueue, now time.Time) string {
 	if p.Since == 0 || p.LastError == "" {
 		return ""
 	}
-	is := "is unreachable"
+	is, why := "is unreachable", troubleWords(p.Trouble, p.LastError)
 	switch p.Trouble {
 	case "busy", "clock", "key", "too_large", "protocol":
 		is = "is in trouble"
 	case "refusal", "identity":
 		is = "has been parked"
 	}
-	s := fmt.Sprintf("%s %s since %s (%s), %s", p.Server, is, clock(p.Since, now), troubleWords(p.Trouble, p.LastError), waiting(p.Queued))
+	if w := refusals[p.LastError]; w != "" { // also where the answer is not signed, because a block comes before any key
+		why = w
+		if p.Trouble == "http" {
+			is = "refuses this server"
+		}
+	}
+	s := fmt.Sprintf("%s %s since %s (%s), %s", p.Server, is, clock(p.Since, now), why, waiting(p.Queued))
 	if p.NextTry != 0 {
 		s += ", next attempt at " + clock(p.NextTry, now)
 	}

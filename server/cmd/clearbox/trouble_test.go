@@ -27,7 +27,9 @@ func TestPeerTrouble(t *testing.T) {
 		{"busy", wire.AdminFedQueue{Server: "b.example", Since: at(14, 2), LastError: clearbox.CodeRateLimited, Trouble: "busy"},
 			"b.example is in trouble since 14:02 UTC (it asks to wait), nothing waits"},
 		{"parked", wire.AdminFedQueue{Server: "b.example", Since: at(14, 2), LastError: clearbox.CodePeerBlocked, Trouble: "refusal"},
-			"b.example has been parked since 14:02 UTC (it does not accept our messages), nothing waits"},
+			"b.example has been parked since 14:02 UTC (it has suspended or blocked this server), nothing waits"},
+		{"an unsigned refusal", wire.AdminFedQueue{Server: "b.example", Since: at(14, 2), LastError: clearbox.CodePeerBlocked, Trouble: "http", Queued: 1},
+			"b.example refuses this server since 14:02 UTC (it has suspended or blocked this server), 1 message waits"},
 		{"of an older server", wire.AdminFedQueue{Server: "b.example", Since: at(14, 2), LastError: clearbox.CodePeerUnreachable},
 			"b.example is unreachable since 14:02 UTC (peer_unreachable), nothing waits"},
 	} {
