@@ -63,6 +63,10 @@ func TestSignalsAreLimited(t *testing.T) {
 	w := newWorld(t, setup{})
 	alice, bob := w.join("alice"), w.join("bob")
 	a, b := alice.open(wire.CBOR), bob.open(wire.CBOR)
+	a.send(&wire.ClientFrame{Type: wire.FrameSend, Ref: 2, Submission: bob.message("first")})
+	if f := b.next(); f.Type != wire.FrameReceive { // from here on bob's socket is open
+		t.Fatalf("%+v", f)
+	}
 	for range 50 {
 		a.send(typingTo(bob, keystroke))
 	}
