@@ -96,6 +96,9 @@ func (w *world) serveContacts(s *session, method, path string, body []byte) (out
 	}
 	if name, found := strings.CutPrefix(path, "/servers/"); found && method == "GET" {
 		w.asked[clearbox.ServerName(name)]++
+		if w.refuseServers != "" {
+			return nil, refusal(w.refuseServers), true
+		}
 		a := w.authority(clearbox.ServerName(name))
 		state := w.serverState
 		if state == "" {

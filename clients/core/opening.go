@@ -239,7 +239,7 @@ func (b *Brain) fetchRoots(ctx context.Context, server clearbox.ServerName) erro
 	if err != nil && (passing(clearbox.CodeOf(err)) || lasting(err) || ctx.Err() != nil) {
 		return err
 	}
-	now := b.now()
+	now, unknown := b.now(), err != nil
 	var got arrivals
 	err = b.vault.Update(ctx, func(tx Tx) error {
 		got = arrivals{}
@@ -251,7 +251,11 @@ func (b *Brain) fetchRoots(ctx context.Context, server clearbox.ServerName) erro
 		for _, r := range info.Roots {
 			next.Roots = append(next.Roots, senderRoot(r))
 		}
-		if roots != nil {
+		switch {
+		case roots == nil:
+		case unknown: // refused: nothing was withdrawn
+			next.Roots = roots.Roots
+		default:
 			next.keepEnded(roots, now)
 		}
 		if err := save(tx, rootsKey(server), next); err != nil {

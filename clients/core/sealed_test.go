@@ -242,6 +242,28 @@ func TestMailWaitsForRoots(t *testing.T) {
 	})
 }
 
+// TestRootsOutliveARefusal: a forged certificate has the roots asked for; that the
+// own server does not tell them then takes back none that were known.
+func TestRootsOutliveARefusal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, ada, bob := pair(t)
+		ada.start()
+		bob.start()
+		ada.send(bob, "one")
+		settle(2 * time.Minute)
+		w.mu.Lock()
+		w.refuseServers = clearbox.CodeForbidden
+		w.mu.Unlock()
+		w.give(bob, "a.test", time.Now(), w.forge(bob, "c.test", ada.user, time.Now().Add(time.Hour)))
+		settle(2 * time.Minute)
+		ada.send(bob, "two")
+		settle(2 * time.Minute)
+		want(t, "bob heard", bob.heard(ada), []string{"one", "two"})
+		ada.stop()
+		bob.stop()
+	})
+}
+
 // TestRootsAfterClockPutBack: mail under new roots is read also when the roots
 // were last asked for in what the device now takes for the future.
 func TestRootsAfterClockPutBack(t *testing.T) {

@@ -34,8 +34,10 @@ type world struct {
 	knocks       int                         // that people were asked by
 	serverState  wire.ServerState            // of every server; empty is reachable
 	refuseKnock  clearbox.Code               // if set, no knock is taken
-	away         bool                        // nobody is found at another server
-	handed       map[string]int              // one-time prekeys handed out, by account, kind and id
+
+	refuseServers clearbox.Code  // if set, nothing is told of servers
+	away          bool           // nobody is found at another server
+	handed        map[string]int // one-time prekeys handed out, by account, kind and id
 
 	// fault, if set, is asked for each request and each frame of a client:
 	// "lost" drops it on the way there, "unheard" the answer on the way back.
