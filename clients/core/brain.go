@@ -48,6 +48,7 @@ type Brain struct {
 	online   bool
 	lastErr  error           // why the last connection ended
 	stopped  map[string]bool // conversations that wait until changed keys are accepted
+	fleeting fleeting
 
 	// tokenMu makes refreshing serial: a refresh token is good for one use.
 	tokenMu sync.Mutex
@@ -83,6 +84,7 @@ func New(ctx context.Context, vault Vault, network Network, opts Options) (*Brai
 		vault: vault, network: network, opts: opts,
 		watchers:    map[chan struct{}]struct{}{},
 		stopped:     map[string]bool{},
+		fleeting:    newFleeting(),
 		preKeys:     preKeyTarget,
 		queueWake:   make(chan struct{}, 1),
 		receiptWake: make(chan struct{}, 1),

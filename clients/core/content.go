@@ -23,10 +23,11 @@ const (
 	KindRenew   Kind = 3 // Unread: ids that could not be decrypted; carries a new session
 	KindAccept  Kind = 4 // Knock: the answer to it is yes; Token
 	KindToken   Kind = 5 // Token alone
+	KindTyping  Kind = 6 // a message is being written; in signals only
 )
 
 // Known tells whether this version knows what to do with k.
-func (k Kind) Known() bool { return k >= KindText && k <= KindToken }
+func (k Kind) Known() bool { return k >= KindText && k <= KindTyping }
 
 // Content is what stands inside the encryption. Sender, recipient and id are
 // repeated here, where no homeserver can change them. Fields are appended,

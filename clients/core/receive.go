@@ -21,6 +21,7 @@ type arrivals struct {
 	receipts bool
 	queue    bool
 	keysUsed int
+	wrote    []clearbox.UserID
 	names    bool // somebody's name is to be confirmed
 	tasks    bool // something is to be asked of or told to the own server
 }
@@ -80,6 +81,9 @@ func (b *Brain) actOn(got arrivals) {
 	}
 	if got.queue {
 		wake(b.queueWake)
+	}
+	for _, user := range got.wrote {
+		b.wrote(user)
 	}
 	b.keysUsed.Add(int64(got.keysUsed))
 	if got.keysUsed > 0 || got.names || got.tasks {
@@ -440,6 +444,8 @@ func (b *Brain) readContent(tx Tx, s *self, env *letter, plaintext []byte, got *
 	uuid := senderUUID
 	if own {
 		m.Conversation, m.Outgoing, m.State, uuid = c.To, true, StateAtServer, uuidOfUser(c.To)
+	} else {
+		got.wrote = append(got.wrote, env.Sender)
 	}
 	got.shown = true
 	if known != nil { // it could not be read at first; now it takes its place

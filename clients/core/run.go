@@ -150,6 +150,7 @@ func (b *Brain) connect(ctx context.Context) (moved bool, err error) {
 	c := newConnection(b, l)
 	defer func() {
 		cancel()
+		b.attach(nil)
 		l.close()
 		c.abandon()
 		c.wg.Wait()
@@ -263,6 +264,10 @@ func (c *connection) frame(ctx context.Context, f *wire.ServerFrame) error {
 		c.answer(f)
 	case wire.FrameStatus:
 		return c.b.status(ctx, f.ID, f.State)
+	case wire.FrameSignal:
+		return c.b.takeSignal(ctx, (*clearbox.Envelope)(f.Signal))
+	case wire.FrameOnline:
+		c.b.seen(f)
 	case wire.FrameKeysLow:
 		c.b.keysLow.Store(true)
 		wake(c.b.tasksWake)
@@ -282,6 +287,10 @@ func (c *connection) welcome(ctx context.Context, f *wire.ServerFrame) error {
 		return err
 	}
 	c.welcomed = true
+	c.b.attach(c)
+	if err := c.b.observeAgain(ctx, c); err != nil {
+		return err
+	}
 	c.b.setOnline(true, nil)
 	c.wg.Go(func() { c.dispatch(ctx) })
 	c.wg.Go(func() { c.receipts(ctx) })

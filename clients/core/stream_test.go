@@ -123,6 +123,12 @@ func (s *stream) Send(ctx context.Context, frame []byte) error {
 		s.w.mu.Lock()
 		s.w.ack(s.d, f.Seq)
 		s.w.mu.Unlock()
+	case wire.FrameSignal:
+		s.w.signal(s.s, f.To)
+	case wire.FrameWatch:
+		s.w.mu.Lock()
+		s.w.watched = append(s.w.watched, f)
+		s.w.mu.Unlock()
 	case wire.FrameSend:
 		answer := &wire.ServerFrame{Type: wire.FrameSent, Ref: f.Ref}
 		if answer.Receipt, err = s.w.submit(s.s, f.Submission); err != nil {
@@ -140,6 +146,32 @@ func (s *stream) Send(ctx context.Context, frame []byte) error {
 		go s.push(answer)
 	}
 	return nil
+}
+
+// signal hands a signal to open sockets.
+func (w *world) signal(from *session, to *wire.Recipient) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	away := to.User.Server != from.user.Server
+	if away && !w.allows(to.User, to.Token) {
+		w.t.Error("a signal without the token")
+		return
+	}
+	w.signals++
+	for _, e := range to.Envelopes {
+		env := &wire.Envelope{Recipient: to.User, Device: e.Device, Type: e.Type, AcceptedAt: millis(time.Now()), Content: e.Content}
+		if env.Sender, env.SenderDevice = from.user, from.device; away {
+			env.Sender, env.SenderDevice, env.Origin = clearbox.UserID{}, 0, from.user.Server
+		}
+		w.toSockets(to.User, e.Device, &wire.ServerFrame{Type: wire.FrameSignal, Signal: env})
+	}
+}
+
+// toSockets sends a frame to a device if it is connected; the caller holds mu.
+func (w *world) toSockets(user clearbox.UserID, id clearbox.DeviceID, f *wire.ServerFrame) {
+	for st := range w.accounts[user].devices[id].streams {
+		go st.push(f)
+	}
 }
 
 // Receive implements core.Stream.

@@ -35,9 +35,11 @@ type world struct {
 	serverState  wire.ServerState            // of every server; empty is reachable
 	refuseKnock  clearbox.Code               // if set, no knock is taken
 
-	refuseServers clearbox.Code  // if set, nothing is told of servers
-	away          bool           // nobody is found at another server
-	handed        map[string]int // one-time prekeys handed out, by account, kind and id
+	refuseServers clearbox.Code       // if set, nothing is told of servers
+	away          bool                // nobody is found at another server
+	signals       int                 // that clients sent
+	watched       []*wire.ClientFrame // who asked for whose presence
+	handed        map[string]int      // one-time prekeys handed out, by account, kind and id
 
 	// fault, if set, is asked for each request and each frame of a client:
 	// "lost" drops it on the way there, "unheard" the answer on the way back.
