@@ -65,7 +65,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve":       scriptServe,
-			"stop":        scriptStop,
+			"halt":        scriptStop, // "stop" is testscript's own and ends the script there
 			"people":      scriptPeople,
 			"address":     scriptAddress,
 			"trust":       scriptTrust,
