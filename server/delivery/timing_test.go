@@ -60,7 +60,7 @@ func TestThreat13Timing(t *testing.T) {
 		batch.Class = class
 		return w.accept(peer, batch)[0]
 	}
-	line := map[string]any{"test": "timing", "questions": questions, "bar": bar}
+	line := map[string]any{"questions": questions, "bar": bar}
 	for name, ask := range map[string]func(somebody bool) string{
 		"knock": func(somebody bool) string {
 			it := knockItem(t, far, "far", "zed") // nobody has this name
@@ -104,7 +104,7 @@ func TestThreat13Timing(t *testing.T) {
 	}))
 	raw, err := json.Marshal(line)
 	must(t, err)
-	fmt.Println(string(raw))
+	fmt.Printf(`{"test":"timing",%s`+"\n", raw[1:]) // lines begin with their test
 }
 
 type stream struct {
