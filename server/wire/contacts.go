@@ -119,7 +119,7 @@ const (
 	ServerOwn         ServerState = "own"
 	ServerReachable   ServerState = "reachable"
 	ServerUnreachable ServerState = "unreachable" // it does not answer; what is sent waits
-	ServerSuspended   ServerState = "suspended"   // by an administrator, here or there; what is sent waits
+	ServerSuspended   ServerState = "suspended"   // by an administrator: there, what is sent waits; here, it is refused and what was sent before waits
 	ServerNotPeered   ServerState = "not_peered"  // nothing is exchanged with it
 )
 
