@@ -30,14 +30,14 @@ test: ## all tests, with the race detector where a C compiler is
 check: ## vet (also for the browser), staticcheck, floors, tidy, formatting, generated files, every fuzz target for $(FUZZTIME)
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
-	GOOS=js GOARCH=wasm $(GO) vet ./clients/core/... ./clients/web/wasm ./crypto/curve ./crypto/keys ./crypto/ratchet/... ./crypto/sealed/... ./crypto/fanout/...
+	GOOS=js GOARCH=wasm $(GO) vet ./clients/core/... ./clients/web/wasm ./crypto/curve ./crypto/keys ./crypto/chain ./crypto/ratchet/... ./crypto/sealed/... ./crypto/fanout/...
 	@mkdir -p bin
 	$(GO) build -modfile=.ci/tools/go.mod -o bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck ./...
 	$(GO) test -count=1 -run 'TestFloors' .
 	$(GO) mod tidy -diff
 	@for m in $(NESTED); do (cd $$m && $(GO) vet ./... && $(GO) mod tidy -diff) || exit 1; done
-	$(GO) test -count=1 -run 'Golden|Example|Generated' ./server/config ./server/wire ./federation ./crypto/keys
+	$(GO) test -count=1 -run 'Golden|Example|Generated|WireForm' ./server/config ./server/wire ./federation ./crypto/keys ./crypto/chain
 	.ci/fuzz $(FUZZTIME)
 
 fuzz: ## every fuzz target, FUZZTIME each
@@ -56,7 +56,7 @@ wasm-size: ## size of the client brain as WebAssembly
 	@clients/web/wasm/size.sh
 
 wasm-test: ## the tests of the brain and its cryptography, as WebAssembly in Node
-	GOOS=js GOARCH=wasm $(GO) test -exec "$$($(GO) env GOROOT)/lib/wasm/go_js_wasm_exec" ./clients/core/... ./crypto/curve ./crypto/keys ./crypto/ratchet/... ./crypto/sealed/... ./crypto/fanout/...
+	GOOS=js GOARCH=wasm $(GO) test -exec "$$($(GO) env GOROOT)/lib/wasm/go_js_wasm_exec" ./clients/core/... ./crypto/curve ./crypto/keys ./crypto/chain ./crypto/ratchet/... ./crypto/sealed/... ./crypto/fanout/...
 
 dist: ## the static binaries that the Dockerfile packs, in dist/
 	@mkdir -p dist

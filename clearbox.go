@@ -250,6 +250,76 @@ func (m *MessageID) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// GroupID names a group for ever: the SHA-256 of the signed operation that
+// created it (crypto/chain).
+type GroupID [32]byte
+
+// ParseGroupID accepts the 52-character base32 form.
+func ParseGroupID(s string) (GroupID, error) {
+	var g GroupID
+	raw, err := base32lower.DecodeString(s)
+	if err != nil || len(raw) != len(g) || base32lower.EncodeToString(raw) != s {
+		return g, Errorf(CodeBadRequest, "a group id is 52 characters of lower-case base32")
+	}
+	copy(g[:], raw)
+	return g, nil
+}
+
+// String is the 52-character base32 form.
+func (g GroupID) String() string { return base32lower.EncodeToString(g[:]) }
+
+// IsZero tells whether g names no group.
+func (g GroupID) IsZero() bool { return g == GroupID{} }
+
+// MarshalText gives the base32 form.
+func (g GroupID) MarshalText() ([]byte, error) { return []byte(g.String()), nil }
+
+// UnmarshalText is ParseGroupID.
+func (g *GroupID) UnmarshalText(b []byte) error {
+	v, err := ParseGroupID(string(b))
+	if err != nil {
+		return err
+	}
+	*g = v
+	return nil
+}
+
+// MemberID is a random name for one membership of one person in one group: the
+// only name of a person that a group's chain holds.
+type MemberID [16]byte
+
+// NewMemberID draws an id from random. It returns random's error.
+func NewMemberID(random io.Reader) (MemberID, error) {
+	var id MemberID
+	_, err := io.ReadFull(random, id[:])
+	return id, err
+}
+
+// ParseMemberID accepts the 26-character base32 form.
+func ParseMemberID(s string) (MemberID, error) {
+	raw, ok := parseID(s)
+	if !ok {
+		return MemberID{}, Errorf(CodeBadRequest, "a member id is 26 characters of lower-case base32")
+	}
+	return raw, nil
+}
+
+// String is the 26-character base32 form.
+func (m MemberID) String() string { return base32lower.EncodeToString(m[:]) }
+
+// MarshalText gives the base32 form.
+func (m MemberID) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText is ParseMemberID.
+func (m *MemberID) UnmarshalText(b []byte) error {
+	v, err := ParseMemberID(string(b))
+	if err != nil {
+		return err
+	}
+	*m = v
+	return nil
+}
+
 func randomID(random io.Reader) (string, error) {
 	var b [16]byte
 	if _, err := io.ReadFull(random, b[:]); err != nil {

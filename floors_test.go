@@ -29,6 +29,7 @@ var floors = map[string]int{
 	"crypto/ratchet/internal/spqr":  4,
 	"crypto/ratchet":                10,
 	"crypto/ratchet/ratchettest":    11,
+	"crypto/chain":                  2,
 	"crypto/fanout/field":           2,
 	"crypto/fanout/certificate":     3,
 	"crypto/fanout":                 3,
@@ -98,7 +99,7 @@ var rules = []rule{
 		why:    "crypto knows keys and nobody: pure, builds for the browser; time and randomness are arguments",
 	},
 	{
-		who:   []string{"crypto/fanout/...", "crypto/keys", "crypto/curve"},
+		who:   []string{"crypto/fanout/...", "crypto/keys", "crypto/chain", "crypto/curve"},
 		never: []string{"crypto/ratchet/...", "crypto/group/...", "crypto/sealed/...", "crypto/vault/..."},
 		why:   "the public half, which homeservers link: it certifies and splits, and cannot open",
 	},
