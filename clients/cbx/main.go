@@ -46,6 +46,7 @@ type arguments struct {
 	Unblock      unblockCommand  `cmd:"" help:"Take a block back."`
 	Blocks       blocksCommand   `cmd:"" help:"List who is blocked."`
 	SafetyNumber safetyCommand   `cmd:"" name:"safety-number" help:"Show the number that proves a contact's keys when both sides see the same."`
+	Verify       verifyCommand   `cmd:"" help:"Compare a contact's safety number and mark them as verified."`
 	Devices      devicesCommand  `cmd:"" help:"List the account's devices, or remove one."`
 	Status       statusCommand   `cmd:"" help:"Show account, connection and queue."`
 	Version      versionCommand  `cmd:"" help:"Show the version."`

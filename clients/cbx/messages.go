@@ -50,6 +50,7 @@ type messageLine struct {
 	Reason      clearbox.Code      `json:"reason,omitempty"`
 	Explanation string             `json:"explanation,omitempty"` // of Reason, a sentence
 	Delayed     bool               `json:"delayed,omitempty"`
+	Asked       bool               `json:"asked,omitempty"` // it could not be read, and was asked for again
 }
 
 // sentLine is the state of an own message in JSON.
@@ -94,7 +95,7 @@ func (a *app) show(ctx context.Context, p *profile, m *core.Message) {
 		a.line(a.stdout, messageLine{
 			Type: "message", Order: m.Order, ID: m.ID, From: from, FromUser: m.Sender, With: m.Conversation,
 			Kind: m.Kind, Text: m.Text, Sent: m.Sent, Stored: m.Stored, State: m.State,
-			Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed,
+			Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed, Asked: m.Asked,
 		})
 		return
 	}
@@ -104,6 +105,8 @@ func (a *app) show(ctx context.Context, p *profile, m *core.Message) {
 		fmt.Fprintf(a.stdout, "%s %s: %s  [%s]\n", at, from, indented(m.Text), stateText(m))
 	case m.Kind == core.MessageText:
 		fmt.Fprintf(a.stdout, "%s %s: %s\n", at, from, indented(m.Text))
+	case m.Kind == core.MessageUndecryptable && m.Asked:
+		fmt.Fprintf(a.stdout, "%s %s: (a message could not be read; asked for it again)\n", at, from)
 	case m.Kind == core.MessageUndecryptable:
 		fmt.Fprintf(a.stdout, "%s %s: (a message could not be decrypted: %s; ask for it again)\n", at, from, because(m))
 	case m.Kind == core.MessageIdentityChanged:

@@ -38,7 +38,7 @@ func (a *app) contact(c core.Contact) {
 	if name == "" {
 		name = c.User.String()
 	}
-	notes := string(c.Trust)
+	notes := trustText[c.Trust]
 	switch {
 	case c.Blocked:
 		notes += ", blocked"
@@ -53,6 +53,13 @@ func (a *app) contact(c core.Contact) {
 		notes += ", SAFETY NUMBER CHANGED"
 	}
 	a.say(contactLine{"contact", c.Address, c.User, c.Trust, c.Accepted, c.Changed, c.Devices, c.Pending, c.Blocked}, "%s  %s", name, notes)
+}
+
+// trustText says in words how sure one is of a contact's keys.
+var trustText = map[core.Trust]string{
+	core.TrustUnverified: "unverified",
+	core.TrustVouched:    "vouched by their organisation",
+	core.TrustVerified:   "verified by you",
 }
 
 type contactsList struct{}
@@ -171,7 +178,7 @@ func (c *safetyCommand) Run(ctx context.Context, a *app) error {
 			same = &equal
 		}
 		if c.Verify && same != nil && !*same {
-			return clearbox.Errorf(clearbox.CodeIdentityChanged, "the numbers are NOT the same: somebody may be listening")
+			return errOtherNumber
 		}
 		if c.Verify || c.Unverify {
 			if err := p.brain.Verify(ctx, who.User, c.Verify); err != nil {
@@ -196,7 +203,7 @@ func (c *safetyCommand) Run(ctx context.Context, a *app) error {
 		if same != nil {
 			fmt.Fprintf(a.stdout, "the same as theirs: %t\n", *same)
 		}
-		fmt.Fprintf(a.stdout, "%s is %s. Both sides see the same number if nobody is in between.\n", c.Address, who.Trust)
+		fmt.Fprintf(a.stdout, "%s is %s. Both sides see the same number if nobody is in between.\n", c.Address, trustText[who.Trust])
 		return nil
 	})
 }
@@ -315,6 +322,7 @@ func (c *statusCommand) Run(ctx context.Context, a *app) error {
 		out := map[string]any{
 			"type": "status", "address": who.Address.String(), "user": who.User, "device": who.Device, "device_name": who.Name,
 			"server_url": p.ServerURL, "queued": st.Queued, "waiting": st.Waiting, "unshown": st.Unshown, "held": st.Held, "failed": st.Failed,
+			"healing": healingLine(st.Healing),
 		}
 		reach, session := "not asked", "not asked"
 		var theirs []serverLine
@@ -336,11 +344,23 @@ func (c *statusCommand) Run(ctx context.Context, a *app) error {
 		if st.Waiting > 0 && !a.JSON {
 			fmt.Fprintf(a.stdout, "waiting: %d until somebody accepts you; cbx contacts says who\n", st.Waiting)
 		}
+		if h := st.Healing; h.Lost > 0 && !a.JSON {
+			fmt.Fprintf(a.stdout, "healing: %d could not be read, %d of them came after all\n", h.Lost, h.Healed)
+		}
 		if st.Failed > 0 && !a.JSON {
 			fmt.Fprintf(a.stdout, "failed:  %d not delivered; cbx recv says which and why, once\n", st.Failed)
 		}
 		return nil
 	})
+}
+
+// healingLine is core.Healing in JSON.
+type healingLine struct {
+	Lost    uint64 `json:"lost"`    // messages that could not be read
+	Asked   uint64 `json:"asked"`   // requests for them
+	Healed  uint64 `json:"healed"`  // of them that came after all
+	Resent  uint64 `json:"resent"`  // own messages that were sent again because somebody asked
+	Rewound uint64 `json:"rewound"` // times this profile turned out to be an older copy
 }
 
 func (c *statusCommand) ask(ctx context.Context, p *profile) (reach, session string) {

@@ -98,7 +98,7 @@ func exitCode(err error) int {
 	case errors.As(err, &state):
 		return exitPending
 	case errors.Is(err, vault.ErrLocked), errors.Is(err, vault.ErrWrongKey), errors.Is(err, vault.ErrRolledBack), errors.Is(err, vault.ErrVersion),
-		errors.Is(err, core.ErrVaultBroken), errors.Is(err, core.ErrRolledBack), errors.As(err, &corrupt), errors.Is(err, vault.ErrAbsent):
+		errors.Is(err, core.ErrVaultBroken), errors.As(err, &corrupt), errors.Is(err, vault.ErrAbsent):
 		return exitVault
 	case errors.Is(err, core.ErrLoginRequired), errors.Is(err, core.ErrNoAccount):
 		return exitLogin

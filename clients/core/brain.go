@@ -222,6 +222,7 @@ type Status struct {
 	// Receipts tells that delivered receipts for accepted contacts are still
 	// collected.
 	Receipts bool
+	Healing  Healing // what could not be read, and what became of it
 }
 
 // Status gives the present state.
@@ -237,6 +238,11 @@ func (b *Brain) Status(ctx context.Context) (Status, error) {
 		}
 		if st.Errands, err = errands(r, b.now()); err != nil {
 			return err
+		}
+		if h, err := load[Healing](r, keyHealing); err != nil {
+			return err
+		} else if h != nil {
+			st.Healing = *h
 		}
 		failed, err := r.List(Range{Prefix: prefixFate})
 		if err != nil {

@@ -15,9 +15,10 @@ import (
 // Trust is how sure one is that a contact's keys are theirs.
 type Trust string
 
-// The levels of trust.
+// The levels of trust, in rising order.
 const (
 	TrustUnverified Trust = "unverified" // pinned when first seen
+	TrustVouched    Trust = "vouched"    // and their organisation says that the keys are theirs
 	TrustVerified   Trust = "verified"   // the safety number was compared
 )
 
@@ -36,10 +37,10 @@ type contact struct {
 	User     clearbox.UserID `cbor:"2,keyasint,omitzero"`
 	Address  string          `cbor:"3,keyasint,omitempty"` // confirmed by their server
 	Claimed  string          `cbor:"4,keyasint,omitempty"` // what they say they are called
-	Trust    Trust           `cbor:"5,keyasint"`
+	Trust    Trust           `cbor:"5,keyasint"`           // as the person marked it: unverified or verified
 	Accepted bool            `cbor:"6,keyasint,omitempty"` // written to, or accepted: gets receipts
 	Changed  *pins           `cbor:"7,keyasint,omitempty"` // new keys of a verified contact, not accepted yet
-	Renewed  clearbox.Millis `cbor:"8,keyasint,omitempty"` // when a damaged session was last renewed
+	Renewed  clearbox.Millis `cbor:"8,keyasint,omitempty"` // when lost messages were last asked for
 
 	// Of people of other servers. Token lets us write to them, and TokenSent is
 	// when they gave it, by their clock. Knock is the open question to be
@@ -51,6 +52,12 @@ type contact struct {
 	Provisional bool               `cbor:"12,keyasint,omitempty"`
 	Blocked     bool               `cbor:"13,keyasint,omitempty"`
 	KnockAt     clearbox.Millis    `cbor:"14,keyasint,omitempty"` // of the last knock
+
+	Vouched    bool            `cbor:"73,keyasint,omitempty"` // their server named the pinned identity as theirs
+	Marked     clearbox.Millis `cbor:"74,keyasint,omitempty"` // when Trust was last marked: the newest mark holds on all own devices
+	Renewals   int             `cbor:"70,keyasint,omitempty"` // requests for lost messages since anything of theirs was read
+	Resent     int             `cbor:"71,keyasint,omitempty"` // own messages sent again to them since ResentFrom
+	ResentFrom clearbox.Millis `cbor:"72,keyasint,omitempty"`
 }
 
 // Contact is what is known of another account.
@@ -67,13 +74,31 @@ type Contact struct {
 }
 
 func (c *contact) public() Contact {
-	out := Contact{User: c.User, Address: c.Address, Trust: c.Trust, Accepted: c.Accepted, Changed: c.Changed != nil,
+	out := Contact{User: c.User, Address: c.Address, Trust: c.level(), Accepted: c.Accepted, Changed: c.Changed != nil,
 		Pending: c.Provisional || c.Knock != (clearbox.MessageID{}), Asked: c.Knock != (clearbox.MessageID{}), Blocked: c.Blocked,
 	}
 	if list, err := keys.ParseDeviceList(c.List); err == nil {
 		out.Devices = len(list.Active())
 	}
 	return out
+}
+
+// level is how sure one may be of c's keys.
+func (c *contact) level() Trust {
+	if c.Trust != TrustVerified && c.Vouched {
+		return TrustVouched
+	}
+	return c.Trust
+}
+
+// vouch notes that the contact's server certified the pinned identity.
+func (s *sessions) vouch() error {
+	c, err := s.contact()
+	if err != nil || c.Vouched {
+		return err
+	}
+	c.Vouched = true
+	return save(s.tx, contactKey(s.uuid), c)
 }
 
 // Lookup finds the account behind an address at its server and keeps it as a
@@ -216,6 +241,7 @@ func (b *Brain) adopt(ctx context.Context, acc *wire.Account, address string) (C
 		if err := b.adoptList(tx, c, list, acc); err != nil {
 			return err
 		}
+		c.Vouched = c.Vouched || address != "" && c.Changed == nil
 		out = c.public()
 		return save(tx, contactKey(store.uuid), c)
 	})
@@ -267,7 +293,7 @@ func (b *Brain) changeIdentity(tx Tx, c *contact, next pins) error {
 	if c.Trust == TrustVerified {
 		c.Changed = &next
 	} else {
-		c.pins, c.Changed = next, nil
+		c.pins, c.Changed, c.Vouched = next, nil, false
 	}
 	if again {
 		return nil
@@ -342,6 +368,7 @@ func (b *Brain) Verify(ctx context.Context, user clearbox.UserID, verified bool)
 		default:
 			c.Trust = TrustVerified
 		}
+		c.Marked = b.now()
 		return nil
 	})
 }
@@ -353,7 +380,7 @@ func (b *Brain) AcceptIdentity(ctx context.Context, user clearbox.UserID) error 
 		if c.Changed == nil {
 			return clearbox.Errorf(clearbox.CodeConflict, "the contact's keys did not change")
 		}
-		c.pins, c.Changed, c.Trust = *c.Changed, nil, TrustUnverified
+		c.pins, c.Changed, c.Trust, c.Vouched, c.Marked = *c.Changed, nil, TrustUnverified, false, b.now()
 		if err := save(tx, contactKey(uuidOfUser(user)), c); err != nil {
 			return err
 		}

@@ -20,14 +20,16 @@ type Kind uint64
 const (
 	KindText    Kind = 1 // Text
 	KindReceipt Kind = 2 // Delivered: ids of the recipient's messages that are on this device
-	KindRenew   Kind = 3 // Unread: ids that could not be decrypted; carries a new session
+	KindRenew   Kind = 3 // Unread: ids that could not be decrypted; Failed; carries a new session
 	KindAccept  Kind = 4 // Knock: the answer to it is yes; Token
 	KindToken   Kind = 5 // Token alone
 	KindTyping  Kind = 6 // a message is being written; in signals only
+
+	KindVoid Kind = 70 // Unread: ids that were asked for again and stand for no message; none says nothing at all
 )
 
 // Known tells whether this version knows what to do with k.
-func (k Kind) Known() bool { return k >= KindText && k <= KindTyping }
+func (k Kind) Known() bool { return k >= KindText && k <= KindTyping || k == KindVoid }
 
 // Content is what stands inside the encryption. Sender, recipient and id are
 // repeated here, where no homeserver can change them. Fields are appended,
@@ -43,11 +45,16 @@ type Content struct {
 	Address   string               `cbor:"6,keyasint,omitempty"`
 	Text      string               `cbor:"7,keyasint,omitempty"`
 	Delivered []clearbox.MessageID `cbor:"8,keyasint,omitempty"`
-	Unread    []clearbox.MessageID `cbor:"9,keyasint,omitempty"`
+	// Unread are ids that could not be decrypted; in a text, those in whose place it
+	// is sent again.
+	Unread []clearbox.MessageID `cbor:"9,keyasint,omitempty"`
 	// Token is what the sender's server asks for from now on, in contents for
 	// accepted contacts elsewhere. It counts for the account that sends it.
 	Token []byte              `cbor:"10,keyasint,omitempty"`
 	Knock *clearbox.MessageID `cbor:"11,keyasint,omitempty"`
+	// Failed are DecryptionErrorMessages, in a renewal: one for each device whose
+	// messages, named in Unread, could not be read.
+	Failed [][]byte `cbor:"70,keyasint,omitempty"`
 }
 
 // Padded contents are contentVersion, 3 bytes of length, the CBOR and zeros up
@@ -113,6 +120,8 @@ func (c *Content) check() error {
 		return fmt.Errorf("%w: incomplete", ErrContent)
 	case len(c.Text) > MaxText || len(c.Delivered) > maxReceipts || len(c.Unread) > maxReceipts || len(c.Address) > 400:
 		return fmt.Errorf("%w: too long", ErrContent)
+	case len(c.Failed) > failedMost:
+		return fmt.Errorf("%w: too many decryption errors", ErrContent)
 	case c.Token != nil && len(c.Token) != len(clearbox.DeliveryToken{}):
 		return fmt.Errorf("%w: token", ErrContent)
 	case c.Kind == KindAccept && (c.Knock == nil || c.Token == nil), c.Kind == KindToken && c.Token == nil:

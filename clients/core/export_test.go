@@ -7,6 +7,7 @@ import (
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/crypto/curve"
 	"github.com/clearbox-im/clearbox/crypto/keys"
+	"github.com/clearbox-im/clearbox/crypto/ratchet"
 	"github.com/clearbox-im/clearbox/server/wire"
 )
 
@@ -124,6 +125,21 @@ func SendAccept(ctx context.Context, b *Brain, to clearbox.UserID, pass, knock c
 			return err
 		}
 		return b.queueItem(tx, s, outKey(uuidOfUser(to), order), it)
+	})
+	wake(b.queueWake)
+	return err
+}
+
+// SendRenew asks to for messages as a damaged or a hostile device may: ids of
+// which failed is said to be the device that wrote them.
+func SendRenew(ctx context.Context, b *Brain, to clearbox.UserID, failed clearbox.DeviceID, ids ...clearbox.MessageID) error {
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	e := ratchet.DecryptionError{Device: uint32(failed)}
+	err = b.vault.Update(ctx, func(tx Tx) error {
+		return b.enqueueQuiet(tx, s, &Content{Kind: KindRenew, To: to, Unread: ids, Failed: [][]byte{e.PlaintextContent()}})
 	})
 	wake(b.queueWake)
 	return err

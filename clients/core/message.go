@@ -69,6 +69,7 @@ type Message struct {
 	Delayed      bool               `cbor:"13,keyasint,omitempty"` // the recipient's homeserver is away
 	Token        []byte             `cbor:"14,keyasint,omitempty"` // delivery token that was shown for it
 	Outer        clearbox.MessageID `cbor:"15,keyasint,omitzero"`  // its id at the servers, where that is not ID
+	Asked        bool               `cbor:"70,keyasint,omitempty"` // it cannot be read, and its sender was asked for it again
 }
 
 // place is where the message with a sender and id is.

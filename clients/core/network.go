@@ -71,9 +71,6 @@ var (
 	ErrLoginRequired = errors.New("the session has ended: log in again")
 	// ErrReplaced: the same device connected from somewhere else.
 	ErrReplaced = errors.New("this device is connected from another place")
-	// ErrRolledBack: the homeserver remembers more than the vault does, so the
-	// vault is an older copy and its message keys were used already.
-	ErrRolledBack = errors.New("this vault is an older copy of the device's memory: link the device again")
 	// ErrUnknownContact: Lookup finds them first.
 	ErrUnknownContact = errors.New("nobody is known by that name")
 	// ErrRunning: Run and Drain exclude each other.

@@ -271,13 +271,13 @@ func (b *Brain) fetchRoots(ctx context.Context, server clearbox.ServerName) erro
 				return err
 			}
 			if wait, err := b.readSealed(tx, s, h, &got); err != nil || wait {
-				return err
+				return errors.Join(err, b.askAll(tx, s, &got))
 			}
 			if err := tx.Delete(e.Key); err != nil {
 				return err
 			}
 		}
-		return nil
+		return b.askAll(tx, s, &got)
 	})
 	if err == nil {
 		b.actOn(got)

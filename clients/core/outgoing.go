@@ -31,6 +31,10 @@ type outItem struct {
 	Token   []byte             `cbor:"10,keyasint,omitempty"`
 	Pass    []byte             `cbor:"11,keyasint,omitempty"` // the knock that it answers, in place of a token
 	Outer   clearbox.MessageID `cbor:"12,keyasint,omitzero"`  // its id at the servers, where that is not ID
+
+	// Of what one device of the recipient is to have alone: the others get Filler.
+	Only   clearbox.DeviceID `cbor:"70,keyasint,omitempty"`
+	Filler []byte            `cbor:"71,keyasint,omitempty"`
 }
 
 // outer is the id under which the servers know it.
@@ -263,7 +267,7 @@ func (b *Brain) seal(tx Tx, s *self, it *outItem, bundles map[target]*keys.Bundl
 	for _, t := range targets {
 		e, ok := kept[t]
 		if !ok {
-			if e, err = b.encrypt(tx, s, t, it.Content, bundles[t]); err != nil {
+			if e, err = b.encrypt(tx, s, t, it.contentFor(t), bundles[t]); err != nil {
 				return nil, err
 			}
 		}

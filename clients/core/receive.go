@@ -10,10 +10,6 @@ import (
 	"github.com/clearbox-im/clearbox/server/wire"
 )
 
-// renewEvery is how often a damaged session with a contact is renewed at most,
-// in milliseconds.
-const renewEvery = 60 * 60 * 1000
-
 // arrivals is what a batch changed besides the vault; acted on after commit.
 type arrivals struct {
 	upTo     int64 // highest seq stored now
@@ -22,8 +18,9 @@ type arrivals struct {
 	queue    bool
 	keysUsed int
 	wrote    []clearbox.UserID
-	names    bool // somebody's name is to be confirmed
-	tasks    bool // something is to be asked of or told to the own server
+	names    bool     // somebody's name is to be confirmed
+	tasks    bool     // something is to be asked of or told to the own server
+	lost     []string // UUIDs of people whose messages could not be read
 }
 
 // receive stores a batch of mail in one transaction: the messages, the ratchets
@@ -59,6 +56,9 @@ func (b *Brain) receive(ctx context.Context, mail []*wire.ServerFrame) (arrivals
 			if err != nil {
 				return err
 			}
+		}
+		if err := b.askAll(tx, s, &got); err != nil {
+			return err
 		}
 		if got.upTo == int64(seq) {
 			return nil
@@ -146,7 +146,7 @@ func (b *Brain) readEnvelope(tx Tx, s *self, env *clearbox.Envelope, got *arriva
 // readLetter decrypts and stores what somebody sent.
 func (b *Brain) readLetter(tx Tx, s *self, env *letter, got *arrivals) error {
 	if env.Type == clearbox.ContentPlaintext {
-		return nil // a decryption error: renewal is done by KindRenew, which is authenticated
+		return nil // a decryption error: ours travel in a KindRenew, which is authenticated
 	}
 	plaintext, err := b.decrypt(tx, s, env, got)
 	var changed *ratchet.IdentityChangedError
@@ -185,7 +185,10 @@ func (b *Brain) certified(tx Tx, s *self, l *letter) (bool, error) {
 	}
 	store := l.sessions(tx, s)
 	pin, err := store.Pin(store.peer(l.SenderDevice))
-	return err == nil && pin != nil && string(pin.Bytes()) == string(l.identity), err
+	if err != nil || pin == nil || string(pin.Bytes()) != string(l.identity) {
+		return false, err
+	}
+	return true, store.vouch()
 }
 
 // readingFault tells errors about a message from errors of the vault.
@@ -314,7 +317,7 @@ func (b *Brain) readHeld(tx Tx, s *self, user clearbox.UserID) error {
 			return err
 		}
 	}
-	return nil
+	return b.askAll(tx, s, &got)
 }
 
 // unreadable notes once that a message could not be decrypted. A message that
@@ -332,51 +335,18 @@ func (b *Brain) unreadable(tx Tx, s *self, env *letter, reason clearbox.Code, go
 	if err != nil || known != nil {
 		return err
 	}
-	err = addMessage(tx, uuid, uuid, &Message{
+	m := &Message{
 		ID: env.ID, Conversation: sender, Sender: sender, SenderDevice: env.SenderDevice,
 		Kind: MessageUndecryptable, Reason: reason, Sent: env.AcceptedAt, Stored: b.now(), State: StateReceived,
-	})
-	if err != nil {
+	}
+	if err := addMessage(tx, uuid, uuid, m); err != nil {
 		return err
 	}
 	got.shown = true
 	if (reason == reasonSession || reason == reasonDamaged) && !env.Sender.IsZero() {
-		return b.renew(tx, s, env, got)
+		return b.miss(tx, env, m, got)
 	}
 	return nil
-}
-
-// renew begins a new session with an accepted contact's device whose messages
-// can no longer be read, at most once an hour: the next message that we send
-// carries it, and theirs follow it. This one names what was lost.
-func (b *Brain) renew(tx Tx, s *self, env *letter, got *arrivals) error {
-	store := env.sessions(tx, s)
-	c, err := load[contact](tx, contactKey(store.uuid))
-	if err != nil || c == nil || !c.Accepted || c.Changed != nil || c.Renewed > b.now()-renewEvery {
-		return err
-	}
-	c.Renewed = b.now()
-	if err := save(tx, contactKey(store.uuid), c); err != nil {
-		return err
-	}
-	peer := store.peer(env.SenderDevice)
-	if record, err := store.Session(peer); err != nil {
-		return err
-	} else if record != nil {
-		if err := s.device.Archive(store, peer); err != nil {
-			return err
-		}
-	}
-	id, err := clearbox.NewMessageID(b.opts.Random)
-	if err != nil {
-		return err
-	}
-	order, err := nextOrder(tx)
-	if err != nil {
-		return err
-	}
-	got.queue = true
-	return b.enqueue(tx, s, order, &Content{Kind: KindRenew, ID: id, Sent: b.now(), To: env.Sender, Unread: []clearbox.MessageID{env.ID}})
 }
 
 // readContent stores what an envelope held.
@@ -396,6 +366,11 @@ func (b *Brain) readContent(tx Tx, s *self, env *letter, plaintext []byte, got *
 	own := env.Sender == s.User
 	if c.From != env.Sender || !own && c.To != s.User || own && c.To == s.User {
 		return b.unreadable(tx, s, env, reasonMisrouted, got)
+	}
+	if !own {
+		if err := b.heal(tx, s, env, c, got); err != nil {
+			return err
+		}
 	}
 	senderUUID := env.uuid
 	known, key, err := findMessage(tx, senderUUID, c.ID)
@@ -449,10 +424,7 @@ func (b *Brain) readContent(tx Tx, s *self, env *letter, plaintext []byte, got *
 	}
 	got.shown = true
 	if known != nil { // it could not be read at first; now it takes its place
-		if err := tx.Delete(key); err != nil {
-			return err
-		}
-		if err := tx.Delete(newKey(known.Order)); err != nil {
+		if err := errors.Join(tally(tx, func(h *Healing) { h.Healed++ }), tx.Delete(key), tx.Delete(newKey(known.Order)), tx.Delete(lostKey(senderUUID, known.Order))); err != nil {
 			return err
 		}
 	}
@@ -463,10 +435,24 @@ func (b *Brain) readContent(tx Tx, s *self, env *letter, plaintext []byte, got *
 	return tx.Put(receiptKey(uuid, c.ID), []byte{1})
 }
 
-// blocked tells whether the person does not want to hear from a sender.
+// blocked tells whether the person does not want to hear from a sender. Whoever
+// can be heard can be asked for what is lost, again.
 func (b *Brain) blocked(tx Tx, uuid string) (bool, error) {
 	c, err := load[contact](tx, contactKey(uuid))
-	return c != nil && c.Blocked, err
+	if err != nil || c == nil {
+		return false, err
+	}
+	if renewals := min(c.Renewals, healFree); renewals > 0 {
+		if !within(b.now(), c.Renewed, healCalm) {
+			renewals = 0
+		}
+		if renewals == c.Renewals {
+			return c.Blocked, nil
+		}
+		c.Renewals = renewals
+		err = save(tx, contactKey(uuid), c)
+	}
+	return c.Blocked, err
 }
 
 // delivered takes a receipt for an own message, which only its recipient can give.

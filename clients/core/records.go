@@ -42,33 +42,38 @@ import (
 //	alias/<uuid>                uid@server that a provisional contact became
 //	request/<uuid>              a knock of uuid that waits for an answer
 //	answer/<knock id>           what the own server is to be told of a knock
+//	lost/<uuid>/<order>         messages of uuid that could not be read and are asked for
+//	healing                     counts of such messages
 //	blocks                      there if the own server is to be told who is blocked
 const (
-	keyAccount   = "account"
-	keyTokens    = "tokens"
-	keyPreKeys   = "prekey/state"
-	keySeq       = "count/seq"   // highest seq stored
-	keyOrder     = "count/order" // last order given
-	prefixMsg    = "msg/"
-	prefixID     = "id/"
-	prefixNew    = "new/"
-	prefixFate   = "fate/"
-	prefixOut    = "out/"
-	prefixAwait  = "await/"
-	prefixHeld   = "held/"
-	prefixRcpt   = "receipt/"
-	prefixContac = "contact/"
-	prefixAddr   = "addr/"
-	prefixSealed = "sealed/"
-	prefixKnock  = "knock/"
-	prefixWait   = "wait/"
-	prefixAlias  = "alias/"
-	prefixReq    = "request/"
-	prefixAnswer = "answer/"
+	keyAccount    = "account"
+	keyTokens     = "tokens"
+	keyPreKeys    = "prekey/state"
+	keySeq        = "count/seq"   // highest seq stored
+	keyOrder      = "count/order" // last order given
+	prefixMsg     = "msg/"
+	prefixID      = "id/"
+	prefixNew     = "new/"
+	prefixFate    = "fate/"
+	prefixOut     = "out/"
+	prefixAwait   = "await/"
+	prefixHeld    = "held/"
+	prefixRcpt    = "receipt/"
+	prefixContac  = "contact/"
+	prefixAddr    = "addr/"
+	prefixSealed  = "sealed/"
+	prefixKnock   = "knock/"
+	prefixWait    = "wait/"
+	prefixAlias   = "alias/"
+	prefixReq     = "request/"
+	prefixAnswer  = "answer/"
+	prefixLost    = "lost/"
+	prefixSession = "session/"
 
 	keyOwnToken    = "token/own"
 	keyCertificate = "certificate"
 	keyBlocks      = "blocks"
+	keyHealing     = "healing"
 )
 
 func contactKey(uuid string) string { return prefixContac + uuid }
@@ -89,6 +94,9 @@ func receiptKey(uuid string, id clearbox.MessageID) string {
 }
 func waitKey(uuid string, order uint64) string {
 	return fmt.Sprintf("%s%s/%016x", prefixWait, uuid, order)
+}
+func lostKey(uuid string, order uint64) string {
+	return fmt.Sprintf("%s%s/%016x", prefixLost, uuid, order)
 }
 func knockKey(id clearbox.MessageID) string          { return prefixKnock + id.String() }
 func requestKey(uuid string) string                  { return prefixReq + uuid }

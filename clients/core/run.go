@@ -21,7 +21,7 @@ const (
 // Run keeps the brain connected until ctx ends: it receives, sends what is
 // queued, and tends keys. It reconnects by itself, with growing and jittered
 // pauses. It returns ctx's error, or one that waiting does not mend:
-// ErrNoAccount, ErrLoginRequired, ErrReplaced, ErrRolledBack, ErrRunning, or
+// ErrNoAccount, ErrLoginRequired, ErrReplaced, ErrRunning, or
 // one that wraps ErrVaultBroken. All its goroutines have ended then.
 func (b *Brain) Run(ctx context.Context) error {
 	if err := b.begin(); err != nil {
@@ -63,7 +63,7 @@ func (b *Brain) Run(ctx context.Context) error {
 
 // lasting tells errors that trying again does not mend.
 func lasting(err error) bool {
-	for _, e := range []error{ErrNoAccount, ErrLoginRequired, ErrReplaced, ErrRolledBack, ErrVaultBroken} {
+	for _, e := range []error{ErrNoAccount, ErrLoginRequired, ErrReplaced, ErrVaultBroken} {
 		if errors.Is(err, e) {
 			return true
 		}
@@ -277,8 +277,8 @@ func (c *connection) frame(ctx context.Context, f *wire.ServerFrame) error {
 	return nil
 }
 
-// welcome checks that the server has not seen more of this device's memory
-// than there is, and begins to send.
+// welcome mends a vault that is older than what the server has seen of it, and
+// begins to send.
 func (c *connection) welcome(ctx context.Context, f *wire.ServerFrame) error {
 	if c.welcomed {
 		return errors.New("the server said welcome twice")
@@ -298,16 +298,19 @@ func (c *connection) welcome(ctx context.Context, f *wire.ServerFrame) error {
 	return nil
 }
 
-// checkAcked gives ErrRolledBack where the server remembers an acknowledgement
-// of mail that this vault never stored.
+// checkAcked finds out whether the server remembers an acknowledgement of mail
+// that this vault never stored: then the vault is an older copy, and is mended.
 func (b *Brain) checkAcked(ctx context.Context, acked int64) error {
-	return b.vault.View(ctx, func(r Reader) error {
+	older := false
+	err := b.vault.View(ctx, func(r Reader) error {
 		seq, err := count(r, keySeq)
-		if err == nil && acked > int64(seq) {
-			err = ErrRolledBack
-		}
+		older = err == nil && acked > int64(seq)
 		return err
 	})
+	if err != nil || !older {
+		return err
+	}
+	return b.rewind(ctx, acked)
 }
 
 // Drain fetches and stores everything that is in the mailbox now, without

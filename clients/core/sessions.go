@@ -4,6 +4,8 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
+	"strings"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/crypto/curve"
@@ -35,7 +37,19 @@ func (s *sessions) peer(d clearbox.DeviceID) ratchet.Address {
 	return ratchet.Address{Name: s.uuid, Device: uint8(d)}
 }
 
-func sessionKey(a ratchet.Address) string { return fmt.Sprintf("session/%s/%03d", a.Name, a.Device) }
+func sessionKey(a ratchet.Address) string {
+	return fmt.Sprintf("%s%s/%03d", prefixSession, a.Name, a.Device)
+}
+
+// peerOf is the inverse of sessionKey.
+func peerOf(key string) (ratchet.Address, error) {
+	name, device, _ := strings.Cut(key[len(prefixSession):], "/")
+	n, err := strconv.ParseUint(device, 10, 7)
+	if err != nil {
+		return ratchet.Address{}, fmt.Errorf("read the key of a session: %w", err)
+	}
+	return ratchet.Address{Name: name, Device: uint8(n)}, nil
+}
 
 // optional turns ErrNoValue into nil.
 func optional(b []byte, err error) ([]byte, error) {

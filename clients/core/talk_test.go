@@ -315,29 +315,6 @@ func TestNotices(t *testing.T) {
 	})
 }
 
-func TestRestoredVaultIsRefused(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		_, ada, bob := pair(t)
-		old := bob.store.Clone()
-		ada.start()
-		bob.start()
-		ada.send(bob, "one")
-		settle(5 * time.Second)
-		bob.stop()
-		bob.store, bob.vault = old, old
-		bob.open()
-		bob.start()
-		settle(5 * time.Second)
-		if err := <-bob.ended; !errors.Is(err, core.ErrRolledBack) {
-			t.Errorf("Run = %v", err)
-		}
-		if err := bob.brain.Drain(ctx); !errors.Is(err, core.ErrRolledBack) {
-			t.Errorf("Drain = %v", err)
-		}
-		ada.stop()
-	})
-}
-
 var monthMessages = flag.Int("month.messages", 25, "messages of each of 20 senders to a device that is away; R20 wants 250")
 
 // TestMonthOffline is R20 of the reliability tests: a device is away for 29 days.

@@ -1,6 +1,7 @@
 package servertest_test
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -83,6 +84,40 @@ func TestRemovedPeerBouncesWhatWaits(t *testing.T) {
 		w.Wait("refused", time.Minute, func() bool { s, _ := alice.State(late); return s == core.StateFailed })
 		if _, code := alice.State(late); code != clearbox.CodePeerBlocked {
 			t.Errorf("refused with %s", code)
+		}
+	})
+}
+
+// A device that lost its sessions asks for what it cannot read, across servers and
+// sealed; it gets it once, after one round trip.
+func TestLostSessionsHealAcrossServers(t *testing.T) {
+	servertest.Run(t, two, func(w *servertest.World) {
+		alice, bob := w.Join("alice@a.test"), w.Join("bob@b.test")
+		alice.Say(bob, "the first of them all")
+		bob.Say(alice, "and its answer")
+		w.Wait("both have one", time.Minute, func() bool { return len(bob.Heard(alice)) == 1 && len(alice.Heard(bob)) == 1 })
+		bob.Offline()
+		err := bob.Vault.Update(t.Context(), func(tx core.Tx) error {
+			sessions, err := tx.List(core.Range{Prefix: "session/"})
+			for _, s := range sessions {
+				err = errors.Join(err, tx.Delete(s.Key))
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		id := alice.Say(bob, "this one cannot be read at first")
+		w.Wait("it is at bob's server", time.Minute, func() bool { s, _ := alice.State(id); return s == core.StateAtPeer })
+		bob.Online()
+		w.Wait("bob has it after all", time.Minute, func() bool {
+			heard := bob.Heard(alice)
+			return len(heard) == 2 && heard[1] == "this one cannot be read at first"
+		})
+		w.Wait("alice knows", time.Minute, func() bool { s, _ := alice.State(id); return s == core.StateDelivered })
+		st, err := bob.Brain.Status(t.Context())
+		if err != nil || st.Healing.Lost != 1 || st.Healing.Healed != 1 {
+			t.Errorf("healing %+v, %v", st.Healing, err)
 		}
 	})
 }

@@ -27,7 +27,8 @@
 //
 // A log that is older than its mark was restored from a copy and is refused
 // with ErrRolledBack. A copy of the whole directory can not be told from the
-// original here; the brain compares with what its homeserver remembers.
+// original here; the brain compares with what its homeserver remembers, and
+// begins every session anew where that is more.
 package vault
 
 import (
