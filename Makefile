@@ -4,6 +4,9 @@ GO      ?= go
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS := -s -w -X main.version=$(VERSION)
 NESTED  := crypto/wycheproof federation/oracle
+# What runs in a browser as well.
+BROWSER := ./clients/core/... ./crypto/curve ./crypto/keys ./crypto/chain ./crypto/ratchet/... ./crypto/sealed/... ./crypto/fanout/... \
+	./crypto/group ./crypto/internal/...
 # The race detector needs cgo and a C compiler; without one the tests run without it and say so.
 RACE    := $(shell command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 && echo -race)
 FUZZTIME ?= 10s
@@ -30,7 +33,7 @@ test: ## all tests, with the race detector where a C compiler is
 check: ## vet (also for the browser), staticcheck, floors, tidy, formatting, generated files, every fuzz target for $(FUZZTIME)
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
-	GOOS=js GOARCH=wasm $(GO) vet ./clients/core/... ./clients/web/wasm ./crypto/curve ./crypto/keys ./crypto/chain ./crypto/ratchet/... ./crypto/sealed/... ./crypto/fanout/...
+	GOOS=js GOARCH=wasm $(GO) vet ./clients/web/wasm $(BROWSER)
 	@mkdir -p bin
 	$(GO) build -modfile=.ci/tools/go.mod -o bin/staticcheck honnef.co/go/tools/cmd/staticcheck
 	bin/staticcheck ./...
@@ -56,7 +59,7 @@ wasm-size: ## size of the client brain as WebAssembly
 	@clients/web/wasm/size.sh
 
 wasm-test: ## the tests of the brain and its cryptography, as WebAssembly in Node
-	GOOS=js GOARCH=wasm $(GO) test -exec "$$($(GO) env GOROOT)/lib/wasm/go_js_wasm_exec" ./clients/core/... ./crypto/curve ./crypto/keys ./crypto/chain ./crypto/ratchet/... ./crypto/sealed/... ./crypto/fanout/...
+	GOOS=js GOARCH=wasm $(GO) test -exec "$$($(GO) env GOROOT)/lib/wasm/go_js_wasm_exec" $(BROWSER)
 
 dist: ## the static binaries that the Dockerfile packs, in dist/
 	@mkdir -p dist

@@ -22,10 +22,10 @@ const module = "github.com/clearbox-im/clearbox"
 // a reader can start at the bottom. docs/architecture.md draws the same house.
 var floors = map[string]int{
 	"":                              0,
+	"crypto/internal/pack":          1,
 	"crypto/curve":                  1,
 	"crypto/keys":                   2,
 	"crypto/ratchet/internal/kem":   3,
-	"crypto/ratchet/internal/pack":  3,
 	"crypto/ratchet/internal/spqr":  4,
 	"crypto/ratchet":                10,
 	"crypto/ratchet/ratchettest":    11,
@@ -34,6 +34,7 @@ var floors = map[string]int{
 	"crypto/fanout/certificate":     3,
 	"crypto/fanout":                 3,
 	"crypto/sealed/internal/gcmsiv": 3,
+	"crypto/group":                  10,
 	"crypto/sealed":                 10,
 	"crypto/sealed/sealedtest":      11,
 	"crypto/interop/peer":           70,

@@ -1,5 +1,5 @@
 // Call map rows 1, 2, 3 and 12: signatures, key agreement, Kyber keys, safety
-// numbers; and row 13, decryption errors.
+// numbers; row 13, decryption errors; and the key derivation of row 14.
 import { test, before, after } from 'node:test';
 import assert from 'node:assert/strict';
 import { randomBytes, randomUUID } from 'node:crypto';
@@ -147,4 +147,30 @@ test('row 13: decryption errors read the same on both sides', async () => {
   assert.equal(Number(back.timestamp()), now);
   assert.equal(back.deviceId(), 5);
   assert.deepEqual((await go.inspect(lib)).ratchetKey, read.ratchetKey);
+});
+
+test('row 13: of a message for a group, and of one that deserves no answer', async () => {
+  const now = 1_800_000_000_123;
+  const body = randomBytes(100);
+  const ours = await peer.call('decryption-error', { type: 7, body, now, number: 5 });
+  const theirs = signal.DecryptionErrorMessage.forOriginal(body, signal.CiphertextMessageType.SenderKey, now, 5);
+  assert.equal(theirs.ratchetKey(), undefined);
+  assert.equal(ours.ratchetKey, undefined);
+  assert.deepEqual(ours.content, Buffer.from(signal.PlaintextContent.from(theirs).serialize()));
+  const read = await peer.call('parse-plaintext', { body: ours.content });
+  assert.deepEqual([read.timestamp, read.device, read.ratchetKey], [now, 5, undefined]);
+  for (const type of [2, 3, 8]) {
+    await assert.rejects(peer.call('decryption-error', { type, body, now, number: 5 }));
+    assert.throws(() => signal.DecryptionErrorMessage.forOriginal(body, type, now, 5));
+  }
+});
+
+test('row 14: HKDF-SHA256, 200 lengths, with and without salt', async () => {
+  for (let i = 1; i <= 200; i++) {
+    const [key, info] = [randomBytes(i), randomBytes(i % 7 ? i : 0)];
+    const salt = i % 3 ? randomBytes(i % 64) : null;
+    const theirs = Buffer.from(signal.hkdf(i, key, info, salt));
+    const ours = await peer.call('hkdf', { key, other: salt ?? undefined, body: info, iterations: i });
+    assert.deepEqual(ours.secret, theirs);
+  }
 });

@@ -10,14 +10,15 @@ import (
 // can begin a new session and send again. It travels unencrypted and is no
 // secret; it is authenticated by whatever carries it.
 type DecryptionError struct {
-	RatchetKey *curve.PublicKey // the failed message's, nil if it had none
+	RatchetKey *curve.PublicKey // the failed message's, nil if it was for a group
 	Timestamp  uint64           // when the failed message was sent, milliseconds
 	Device     uint32           // of the failed message's sender
 }
 
-// NewDecryptionError describes a message of type t that could not be read. A
-// message that cannot even be parsed gives ErrMalformed or a *VersionError: it
-// deserves no answer.
+// NewDecryptionError describes a message of type t that could not be read, with
+// the time at which it was sent and the device that sent it. A message that cannot
+// even be parsed gives ErrMalformed or a *VersionError: it deserves no answer. Of
+// a message for a group (TypeSenderKey) nothing is looked at.
 func NewDecryptionError(t Type, failed []byte, sentMillis uint64, device uint8) (*DecryptionError, error) {
 	if t == TypePreKey {
 		m, err := parsePreKeyMessage(failed)
@@ -25,6 +26,8 @@ func NewDecryptionError(t Type, failed []byte, sentMillis uint64, device uint8) 
 			return nil, err
 		}
 		failed = m.inner
+	} else if t == TypeSenderKey {
+		return &DecryptionError{nil, sentMillis, uint32(device)}, nil
 	} else if t != TypeWhisper {
 		return nil, fmt.Errorf("%w: type %d", ErrMalformed, t)
 	}

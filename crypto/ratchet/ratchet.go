@@ -33,6 +33,7 @@ type Type uint8
 const (
 	TypeWhisper   Type = 2 // SignalMessage: an established session
 	TypePreKey    Type = 3 // PreKeySignalMessage: carries the key agreement
+	TypeSenderKey Type = 7 // SenderKeyMessage: of package group; here only in NewDecryptionError
 	TypePlaintext Type = 8 // PlaintextContent: a decryption error, see ParsePlaintextContent
 )
 

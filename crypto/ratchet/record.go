@@ -7,7 +7,7 @@ import (
 	"slices"
 
 	"github.com/clearbox-im/clearbox/crypto/curve"
-	"github.com/clearbox-im/clearbox/crypto/ratchet/internal/pack"
+	"github.com/clearbox-im/clearbox/crypto/internal/pack"
 	"github.com/clearbox-im/clearbox/crypto/ratchet/internal/spqr"
 )
 

@@ -140,6 +140,13 @@ func TestDecryptionErrorRoundTrip(t *testing.T) {
 	if _, err := ratchet.NewDecryptionError(ratchet.TypePlaintext, content, 1, 1); err == nil {
 		t.Error("an error about an error")
 	}
+	e, err = ratchet.NewDecryptionError(ratchet.TypeSenderKey, []byte("of a group"), 7, 3)
+	if err != nil || e.RatchetKey != nil || e.Timestamp != 7 || e.Device != 3 {
+		t.Errorf("of a message for a group: %+v, %v", e, err)
+	}
+	if e, err = ratchet.ParsePlaintextContent(e.PlaintextContent()); err != nil || e.RatchetKey != nil || e.Device != 3 {
+		t.Errorf("%+v, %v", e, err)
+	}
 }
 
 func TestRandomFailureChangesNothing(t *testing.T) {

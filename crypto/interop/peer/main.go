@@ -12,9 +12,11 @@ import (
 	"io"
 	"math/rand/v2"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/clearbox-im/clearbox/crypto/curve"
+	"github.com/clearbox-im/clearbox/crypto/group"
 	"github.com/clearbox-im/clearbox/crypto/keys"
 	"github.com/clearbox-im/clearbox/crypto/ratchet"
 	"github.com/clearbox-im/clearbox/crypto/ratchet/ratchettest"
@@ -30,6 +32,7 @@ type device struct {
 type world struct {
 	devices   map[string]*device
 	snapshots map[string]*ratchettest.Store
+	groups
 }
 
 // request carries the arguments of every operation; each uses a few.
@@ -51,7 +54,7 @@ type request struct {
 	Chains     int         `json:"chains"` // receiving chains kept; 0 is the protocol's limit
 	Now        int64       `json:"now"`    // milliseconds
 	Bundle     *bundleJSON `json:"bundle"`
-	Iterations int         `json:"iterations"`
+	Iterations int         `json:"iterations"` // also: messages to encrypt, bytes to derive
 	LocalID    []byte      `json:"localId"`
 	RemoteID   []byte      `json:"remoteId"`
 	Registered uint16      `json:"registration"`
@@ -80,7 +83,11 @@ type bundleJSON struct {
 type reply map[string]any
 
 func main() {
-	w := &world{devices: map[string]*device{}, snapshots: map[string]*ratchettest.Store{}}
+	w := &world{
+		devices:   map[string]*device{},
+		snapshots: map[string]*ratchettest.Store{},
+		groups:    groups{map[string]*group.Sender{}, map[string]*group.Receiver{}},
+	}
 	in := bufio.NewScanner(os.Stdin)
 	in.Buffer(make([]byte, 1<<20), 1<<24)
 	out := bufio.NewWriter(os.Stdout)
@@ -123,18 +130,25 @@ func errorName(err error) string {
 		{ratchet.ErrPostQuantum, "post-quantum"},
 		{ratchet.ErrMalformed, "malformed"},
 		{curve.ErrLowOrder, "low-order"},
+		{group.ErrDuplicate, "duplicate"},
+		{group.ErrNoKey, "no-key"},
+		{group.ErrSignature, "signature"},
+		{group.ErrJump, "jump"},
+		{group.ErrDistribution, "distribution"},
+		{group.ErrMalformed, "malformed"},
 	} {
 		if errors.Is(err, e.err) {
 			return e.name
 		}
 	}
 	var version *ratchet.VersionError
+	var groupVersion *group.VersionError
 	var prekey *ratchet.UnknownPreKeyError
 	var identity *ratchet.IdentityChangedError
 	var bundle *keys.BundleError
 	var scannable *keys.ScannableVersionError
 	switch {
-	case errors.As(err, &version):
+	case errors.As(err, &version), errors.As(err, &groupVersion):
 		return "version"
 	case errors.As(err, &prekey):
 		return "unknown-prekey"
@@ -150,10 +164,13 @@ func errorName(err error) string {
 
 func (w *world) do(q *request) (reply, error) {
 	switch q.Op {
-	case "sign", "verify", "public", "dh", "kem-check", "kem-public", "safety-number", "decryption-error", "parse-plaintext":
+	case "sign", "verify", "public", "dh", "kem-check", "kem-public", "safety-number", "decryption-error", "parse-plaintext", "hkdf":
 		return primitive(q)
 	case "device":
 		return w.newDevice(q)
+	}
+	if strings.HasPrefix(q.Op, "group-") {
+		return w.groups.do(q)
 	}
 	d := w.devices[q.Device]
 	if d == nil {
@@ -221,13 +238,21 @@ func (w *world) do(q *request) (reply, error) {
 	return nil, fmt.Errorf("unknown operation %q", q.Op)
 }
 
+// random is the system's source, or a repeatable one when a seed is given.
+func (q *request) random() (io.Reader, error) {
+	if q.Seed == nil {
+		return crand.Reader, nil
+	}
+	if len(q.Seed) != 32 {
+		return nil, errors.New("a seed has 32 bytes")
+	}
+	return rand.NewChaCha8([32]byte(q.Seed)), nil
+}
+
 func (w *world) newDevice(q *request) (reply, error) {
-	var random io.Reader = crand.Reader
-	if q.Seed != nil {
-		if len(q.Seed) != 32 {
-			return nil, errors.New("a seed has 32 bytes")
-		}
-		random = rand.NewChaCha8([32]byte(q.Seed))
+	random, err := q.random()
+	if err != nil {
+		return nil, err
 	}
 	identity, err := curve.GeneratePrivateKey(random)
 	if q.Key != nil {

@@ -1,7 +1,9 @@
 package main
 
 import (
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"fmt"
 
 	"github.com/clearbox-im/clearbox/crypto/curve"
@@ -50,6 +52,9 @@ func primitive(q *request) (reply, error) {
 		return reply{"public": []byte(public)}, err
 	case "safety-number":
 		return safetyNumber(q)
+	case "hkdf":
+		secret, err := hkdf.Key(sha256.New, q.Key, q.Other, string(q.Body), q.Iterations)
+		return reply{"secret": secret}, err
 	case "decryption-error":
 		e, err := ratchet.NewDecryptionError(ratchet.Type(q.Type), q.Body, uint64(q.Now), q.Number)
 		if err != nil {

@@ -4,7 +4,7 @@ import (
 	"encoding/binary"
 	"slices"
 
-	"github.com/clearbox-im/clearbox/crypto/ratchet/internal/pack"
+	"github.com/clearbox-im/clearbox/crypto/internal/pack"
 )
 
 // ChunkSize is the length in bytes of one chunk of a streamed object.

@@ -3,7 +3,7 @@ package spqr
 import (
 	"encoding/binary"
 
-	"github.com/clearbox-im/clearbox/crypto/ratchet/internal/pack"
+	"github.com/clearbox-im/clearbox/crypto/internal/pack"
 )
 
 // maxLinks: one earlier epoch, the sending one, and the one whose key is agreed

@@ -1,4 +1,4 @@
-// Package pack reads and writes the ratchet's own storage format: big-endian
+// Package pack reads and writes the storage formats of crypto: big-endian
 // integers, fixed fields and length-prefixed bytes. Every length is bounded by
 // the reader, so a damaged record is an error and never a large allocation.
 package pack
@@ -9,7 +9,7 @@ import (
 )
 
 // ErrDamaged reports a record that cannot have been written by this format.
-var ErrDamaged = errors.New("ratchet: damaged record")
+var ErrDamaged = errors.New("damaged record")
 
 // Reader takes fields off the front of a record. After the first failure every
 // further read gives zero values; Done reports it.
