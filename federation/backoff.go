@@ -90,6 +90,18 @@ const (
 	reactSplit                  // the batch as a whole is too much
 )
 
+// outcomeOf tells what is known of a batch whose attempt ended with err.
+func outcomeOf(err error) Outcome {
+	what, refused := classify(err)
+	switch {
+	case what == reactPark:
+		return OutcomeRefused
+	case refused != nil && refused.Signed && refused.Status >= 400 && refused.Status < 500 && refused.Code != clearbox.CodeReplay:
+		return OutcomeNotTaken // a replay's first copy may have been taken
+	}
+	return OutcomeUnknown
+}
+
 // classify maps an error of Client.Call (federation.md, 8). What may stop or
 // reshape a queue must be signed by the peer; a proxy on the way may only slow
 // it down.

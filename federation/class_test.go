@@ -35,8 +35,12 @@ func (o twoClasses) Settle(ctx context.Context, p clearbox.ServerName, c federat
 	return o.of(c).Settle(ctx, p, c, l, b, v)
 }
 
-func (o twoClasses) Failed(ctx context.Context, p clearbox.ServerName, c federation.Class, b *federation.Batch, code clearbox.Code) error {
-	return o.of(c).Failed(ctx, p, c, b, code)
+func (o twoClasses) Failed(ctx context.Context, p clearbox.ServerName, c federation.Class, b *federation.Batch, outcome federation.Outcome) error {
+	return o.of(c).Failed(ctx, p, c, b, outcome)
+}
+
+func (o twoClasses) Repeat(ctx context.Context, p clearbox.ServerName, c federation.Class, l federation.Lease, b *federation.Batch) error {
+	return o.of(c).Repeat(ctx, p, c, l, b)
 }
 
 func (o twoClasses) Rewind(ctx context.Context, p clearbox.ServerName, c federation.Class, l federation.Lease, at int64) (federation.Lease, error) {

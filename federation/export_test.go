@@ -64,6 +64,9 @@ func OnlyFedSign(blob []byte) []byte {
 	return out
 }
 
+// OutcomeOf tells what is known of an attempt that failed.
+func OutcomeOf(err error) Outcome { return outcomeOf(err) }
+
 // ReactionTo names what a sender does about a failed attempt.
 func ReactionTo(err error) string {
 	what, _ := classify(err)

@@ -161,6 +161,17 @@ type Batch struct {
 // LastPos is the position of the last item.
 func (b *Batch) LastPos() int64 { return b.FirstPos + int64(len(b.Items)) - 1 }
 
+// Outcome is what is known of an attempt that got no verdicts.
+type Outcome int
+
+// The outcomes. An item is certain not to have arrived only where none of its
+// attempts was OutcomeUnknown.
+const (
+	OutcomeUnknown  Outcome = iota // no answer of the peer: it may have taken the batch
+	OutcomeNotTaken                // the peer said, signed, that it did not take it
+	OutcomeRefused                 // it said so because it wants none of this server's; or our own table let nothing out
+)
+
 // Outbox is the durable queue towards peers. The sender calls it from one
 // goroutine per (peer, class); different pairs call it at the same time.
 // An error from any method makes the sender drop its lease, wait and begin
@@ -183,8 +194,13 @@ type Outbox interface {
 	// are settled in order. A verdict for a void item is ignored. len(verdicts) == len(batch.Items).
 	Settle(ctx context.Context, peer clearbox.ServerName, class Class, lease Lease, batch *Batch, verdicts []Verdict) error
 
-	// Failed counts one attempt that got no answer, with its code.
-	Failed(ctx context.Context, peer clearbox.ServerName, class Class, batch *Batch, code clearbox.Code) error
+	// Failed counts one attempt that got no verdicts, and says what is known of it.
+	Failed(ctx context.Context, peer clearbox.ServerName, class Class, batch *Batch, outcome Outcome) error
+
+	// Repeat is called before a batch of Pending, or a part of one, is sent again: from then on, durably,
+	// the items may arrive, whatever became of earlier attempts. It refuses when an item was settled or
+	// withdrawn since.
+	Repeat(ctx context.Context, peer clearbox.ServerName, class Class, lease Lease, batch *Batch) error
 
 	// Rewind is called when the receiver expects a position that no pending batch holds, or has accepted
 	// one that was not given out yet (one side was restored from a backup). It opens a new stream id, gives the pending items new positions from 1 in

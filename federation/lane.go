@@ -225,6 +225,9 @@ func (l *senderLane) fill(ctx context.Context) error {
 			} else {
 				l.pending = l.pending[1:]
 			}
+			if err := l.s.outbox.Repeat(ctx, l.name.peer, l.name.class, *l.lease, b); err != nil {
+				return &outboxError{err}
+			}
 		} else {
 			if len(l.waiting) > 0 && !l.full && l.s.opts.Now().Sub(l.sentAt) < l.growth() {
 				return nil

@@ -36,8 +36,12 @@ func (o outboxes) Settle(ctx context.Context, p clearbox.ServerName, c federatio
 	return o[p].Settle(ctx, p, c, l, b, v)
 }
 
-func (o outboxes) Failed(ctx context.Context, p clearbox.ServerName, c federation.Class, b *federation.Batch, code clearbox.Code) error {
-	return o[p].Failed(ctx, p, c, b, code)
+func (o outboxes) Failed(ctx context.Context, p clearbox.ServerName, c federation.Class, b *federation.Batch, outcome federation.Outcome) error {
+	return o[p].Failed(ctx, p, c, b, outcome)
+}
+
+func (o outboxes) Repeat(ctx context.Context, p clearbox.ServerName, c federation.Class, l federation.Lease, b *federation.Batch) error {
+	return o[p].Repeat(ctx, p, c, l, b)
 }
 
 func (o outboxes) Rewind(ctx context.Context, p clearbox.ServerName, c federation.Class, l federation.Lease, at int64) (federation.Lease, error) {

@@ -22,6 +22,8 @@ type outbox struct {
 	fence           int64
 	faults          []string
 	failed          int
+	outcomes        []federation.Outcome // of the attempts that failed
+	repeats         int                  // batches that were sent again
 	fail            func(method string) error
 	reordersAllowed bool
 	base            uint64
@@ -173,11 +175,25 @@ func (o *outbox) Settle(_ context.Context, _ clearbox.ServerName, _ federation.C
 	return nil
 }
 
-func (o *outbox) Failed(context.Context, clearbox.ServerName, federation.Class, *federation.Batch, clearbox.Code) error {
+func (o *outbox) Failed(_ context.Context, _ clearbox.ServerName, _ federation.Class, _ *federation.Batch, outcome federation.Outcome) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.failed++
+	o.outcomes = append(o.outcomes, outcome)
 	return nil
+}
+
+func (o *outbox) Repeat(_ context.Context, _ clearbox.ServerName, _ federation.Class, l federation.Lease, b *federation.Batch) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.checkLease(l)
+	o.repeats++
+	for i, n := range b.Rows {
+		if r := o.rows[n-1]; r.pos != b.FirstPos+int64(i) || r.final {
+			o.faults = append(o.faults, fmt.Sprintf("row %d is sent again at another position, or after its verdict", n))
+		}
+	}
+	return o.broken("repeat")
 }
 
 func (o *outbox) Rewind(_ context.Context, _ clearbox.ServerName, _ federation.Class, l federation.Lease, _ int64) (federation.Lease, error) {

@@ -33,6 +33,7 @@ func (l *senderLane) react(ctx context.Context, err error) (wait time.Duration, 
 	}
 	switch what {
 	case reactRewind:
+		l.count(ctx, failed)
 		return l.rewind(ctx, failed, refused.Expected), false
 	case reactSplit:
 		return l.split(ctx, failed), false
@@ -45,6 +46,7 @@ func (l *senderLane) react(ctx context.Context, err error) (wait time.Duration, 
 		return min(refused.RetryAfter, backoffCap) + between(l.s.random, 0, 200*time.Millisecond), true
 	case reactQuick:
 		if l.backoff.quick++; l.backoff.quick <= maxQuick {
+			l.count(ctx, failed)
 			return unknownKeyGap, true
 		}
 	case reactPark:
@@ -76,14 +78,22 @@ func (l *senderLane) grow(ctx context.Context, failed *attemptError) time.Durati
 	return wait
 }
 
-// failedAttempt writes the attempt down. A failure to do so loses a count.
-func (l *senderLane) failedAttempt(ctx context.Context, failed *attemptError, alive bool) {
-	code := clearbox.CodeOf(failed.err)
-	if failed.batch != nil {
-		if err := l.s.outbox.Failed(ctx, l.name.peer, l.name.class, failed.batch, code); err != nil && ctx.Err() == nil {
-			l.s.opts.Log.Warn("attempt not counted", "peer", string(l.name.peer), "error", err.Error())
-		}
+// count writes the attempt down in the outbox. A failure to do so loses a count,
+// and leaves the attempt one that may have arrived.
+func (l *senderLane) count(ctx context.Context, failed *attemptError) {
+	if failed.batch == nil {
+		return
 	}
+	err := l.s.outbox.Failed(ctx, l.name.peer, l.name.class, failed.batch, outcomeOf(failed.err))
+	if err != nil && ctx.Err() == nil {
+		l.s.opts.Log.Warn("attempt not counted", "peer", string(l.name.peer), "error", err.Error())
+	}
+}
+
+// failedAttempt writes the attempt down.
+func (l *senderLane) failedAttempt(ctx context.Context, failed *attemptError, alive bool) {
+	l.count(ctx, failed)
+	code := clearbox.CodeOf(failed.err)
 	now := clearbox.Millis(l.s.opts.Now().UnixMilli())
 	l.mu.Lock()
 	l.status.LastTry, l.status.LastError, l.status.Failures, l.status.Kind = now, code, l.backoff.failures, TroubleOf(failed.err)

@@ -366,10 +366,11 @@ func TestClasses(t *testing.T) {
 		refuse error // what the peer's acceptor says
 		within time.Duration
 		not    time.Duration
+		known  federation.Outcome
 	}{
-		{"blocked parks until somebody speaks", clearbox.Errorf(clearbox.CodePeerBlocked, ""), 61 * time.Minute, 50 * time.Minute},
-		{"full waits as told", clearbox.Errorf(clearbox.CodeStoreFull, ""), 6 * time.Second, 3 * time.Second},
-		{"internal backs off", errors.New("boom"), 10 * time.Second, 4 * time.Second},
+		{"blocked parks until somebody speaks", clearbox.Errorf(clearbox.CodePeerBlocked, ""), 61 * time.Minute, 50 * time.Minute, federation.OutcomeRefused},
+		{"full waits as told", clearbox.Errorf(clearbox.CodeStoreFull, ""), 6 * time.Second, 3 * time.Second, federation.OutcomeUnknown},
+		{"internal backs off", errors.New("boom"), 10 * time.Second, 4 * time.Second, federation.OutcomeUnknown},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			two(t, nil, func(w *world, a, b *node) {
@@ -388,6 +389,9 @@ func TestClasses(t *testing.T) {
 				wait(t, c.within-c.not)
 				if n := b.acceptor.count(); n != 1 {
 					t.Errorf("not tried again within %v", c.within)
+				}
+				if o := a.outbox; !slices.Equal(o.outcomes, []federation.Outcome{c.known}) || o.repeats != 1 {
+					t.Errorf("outcomes %v, %d sent again", o.outcomes, o.repeats)
 				}
 			})
 		})

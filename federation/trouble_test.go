@@ -55,6 +55,7 @@ func TestClassification(t *testing.T) {
 		{"503 of a proxy with a time", answer(503, "", false, later), "wait", federation.TroubleBusy},
 		{"429 with a time", answer(429, clearbox.CodeRateLimited, true, later), "wait", federation.TroubleBusy},
 		{"unknown key", answer(401, clearbox.CodeUnknownKey, false, 0), "quick", federation.TroubleKey},
+		{"replay", answer(401, clearbox.CodeReplay, true, 0), "quick", federation.TroubleKey},
 		{"unknown key of theirs", fmt.Errorf("answer: %w", &federation.ProfileError{Fault: federation.FaultKey, Code: clearbox.CodeUnknownKey}), "grow", federation.TroubleKey},
 		{"clock skew that was not corrected", answer(401, clearbox.CodeClockSkew, true, 0), "grow", federation.TroubleClock},
 		{"403", answer(403, clearbox.CodePeerBlocked, true, 0), "park", federation.TroubleRefusal},
@@ -73,6 +74,15 @@ func TestClassification(t *testing.T) {
 	} {
 		if does := federation.ReactionTo(c.err); does != c.does {
 			t.Errorf("%s: the sender's reaction is %s, want %s", c.name, does, c.does)
+		}
+		// Only a signed refusal leaves no doubt, and what was never sent.
+		known := map[string]federation.Outcome{
+			"429 with a time": federation.OutcomeNotTaken, "clock skew that was not corrected": federation.OutcomeNotTaken, "413": federation.OutcomeNotTaken,
+			"400": federation.OutcomeNotTaken, "gap": federation.OutcomeNotTaken, "fenced": federation.OutcomeNotTaken,
+			"403": federation.OutcomeRefused, "our own table": federation.OutcomeRefused,
+		}[c.name]
+		if got := federation.OutcomeOf(c.err); got != known {
+			t.Errorf("%s: the outcome is %d, want %d", c.name, got, known)
 		}
 		if kind := federation.TroubleOf(c.err); kind != c.trouble {
 			t.Errorf("%s: the trouble is %s, want %s", c.name, kind, c.trouble)

@@ -1,6 +1,9 @@
 package storage
 
 import (
+	"math"
+	"slices"
+
 	"github.com/clearbox-im/clearbox"
 )
 
@@ -31,12 +34,27 @@ func (tx *Tx) Audit(e AuditEntry) error {
 
 // AuditEntries gives at most limit entries with numbers above after, in order.
 func (tx *Tx) AuditEntries(after int64, limit int) ([]AuditEntry, error) {
+	return tx.auditEntries("WHERE no > $1 ORDER BY no LIMIT $2", after, int64(limit))
+}
+
+// LastAuditEntries gives the last limit entries with numbers below before, 0 for
+// all, in order.
+func (tx *Tx) LastAuditEntries(before int64, limit int) ([]AuditEntry, error) {
+	if before == 0 {
+		before = math.MaxInt64
+	}
+	es, err := tx.auditEntries("WHERE no < $1 ORDER BY no DESC LIMIT $2", before, int64(limit))
+	slices.Reverse(es)
+	return es, err
+}
+
+func (tx *Tx) auditEntries(which string, a ...any) ([]AuditEntry, error) {
 	var es []AuditEntry
 	var e AuditEntry
 	var at int64
 	var role string
-	err := tx.each(`SELECT no, at, actor_no, role, action, object_no, object, purpose, detail FROM audit_logs WHERE no > $1 ORDER BY no LIMIT $2`,
-		args(after, int64(limit)), []any{&e.No, &at, &e.ActorNo, &role, &e.Action, &e.ObjectNo, &e.Object, &e.Purpose, &e.Detail}, func() error {
+	err := tx.each(`SELECT no, at, actor_no, role, action, object_no, object, purpose, detail FROM audit_logs `+which,
+		a, []any{&e.No, &at, &e.ActorNo, &role, &e.Action, &e.ObjectNo, &e.Object, &e.Purpose, &e.Detail}, func() error {
 			e.At, e.Role = clearbox.Millis(at), Role(role)
 			es = append(es, e)
 			return nil

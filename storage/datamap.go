@@ -209,7 +209,7 @@ func queueTables() []table {
 		{"outbox", []fate{
 			same(Pseudonym, "deliver messages to other servers", BasisContract, ExportNo, EraseRow, untilPeer,
 				"row_no", "peer", "class", "pos", "deferred_until", "sender_no", "sender_key", "message_id", "accepted", "expires",
-				"attempts", "first_try", "last_try", "delayed", "void", "deep"),
+				"attempts", "first_try", "last_try", "delayed", "void", "deep", "outcome"),
 			same(BlindIndex, "keep a recipient's messages in order", BasisContract, ExportNo, EraseRow, untilPeer, "hold_key"),
 			same(SealedData, "deliver messages; end-to-end encrypted inside", BasisContract, ExportNo, EraseShred, untilPeer, "wrapped", "payload"),
 		}},

@@ -241,7 +241,7 @@ func (m *model) DeferOutbox(rt *rapid.T) {
 			continue
 		}
 		q := storage.PeerClass{Peer: it.Peer, Class: it.Class}
-		it.Pos = 0
+		it.Pos, it.Outcome = 0, storage.OutcomeOpen
 		m.holds[holdKey(q, it.HoldKey)] = until
 		for _, other := range m.pick(q, func(o *storage.OutboxItem) bool { return o.Pos == 0 && string(o.HoldKey) == string(it.HoldKey) }) {
 			other.DeferredUntil = until
@@ -251,8 +251,9 @@ func (m *model) DeferOutbox(rt *rapid.T) {
 
 func (m *model) TryAndTell(rt *rapid.T) {
 	rows := m.someRows(rt)
+	outcome := storage.Outcome(rapid.Int64Range(1, 3).Draw(rt, "outcome"))
 	m.update(rt, func(tx *storage.Tx) error {
-		if err := tx.TriedOutbox(rows, tx.Now()); err != nil {
+		if err := tx.TriedOutbox(rows, tx.Now(), outcome); err != nil {
 			return err
 		}
 		return tx.MarkDelayed(rows[:1])
@@ -265,6 +266,23 @@ func (m *model) TryAndTell(rt *rapid.T) {
 				it.FirstTry = it.LastTry
 			}
 			it.Delayed = it.Delayed || i == 0
+			if it.Outcome != storage.OutcomeUnknown {
+				it.Outcome = outcome
+			}
+		}
+	}
+}
+
+func (m *model) RepeatOutbox(rt *rapid.T) {
+	rows := m.someRows(rt)
+	m.update(rt, func(tx *storage.Tx) error { return tx.RepeatOutbox(rows) })
+	for _, row := range rows {
+		switch it := m.find(row); {
+		case it == nil:
+		case it.Outcome == storage.OutcomeNotTaken || it.Outcome == storage.OutcomeRefused:
+			it.Outcome = storage.OutcomeOpen
+		default:
+			it.Outcome = storage.OutcomeUnknown
 		}
 	}
 }

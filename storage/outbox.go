@@ -16,6 +16,17 @@ const (
 	ClassMessage Class = "message"
 )
 
+// Outcome is what is known of the attempts to deliver an item.
+type Outcome int64
+
+// The outcomes. The numbers are stored.
+const (
+	OutcomeOpen     Outcome = 0 // of a dispatched item: an attempt is under way, or nobody saw its end
+	OutcomeNotTaken Outcome = 1 // the peer took it in none of the attempts
+	OutcomeRefused  Outcome = 2 // nor did it in the last one, since it wants nothing of this server's
+	OutcomeUnknown  Outcome = 3 // an attempt got no answer; this stays
+)
+
 // OutboxItem is one message for one person at a peer. It stays until the peer's
 // verdict or until it was reported to its sender.
 type OutboxItem struct {
@@ -35,7 +46,13 @@ type OutboxItem struct {
 	Delayed       bool            // the sender was told
 	Pos           int64           // stream position, 0 while not dispatched
 	Void          bool            // withdrawn after dispatch
+	Outcome       Outcome         // 0 while not dispatched
 	HoldKey       []byte          // keyed hash of peer and recipient: items of one recipient are held together
+}
+
+// Absent tells whether the item is certainly not at the peer.
+func (it *OutboxItem) Absent() bool {
+	return it.Pos == 0 || it.Outcome == OutcomeNotTaken || it.Outcome == OutcomeRefused
 }
 
 // PeerClass names a queue.
@@ -151,7 +168,7 @@ func (tx *Tx) OutboxSize(peer clearbox.ServerName, class Class) (items, bytes in
 }
 
 const outboxColumns = `row_no, peer, class, pos, deferred_until, sender_no, sender_key, message_id, accepted, expires,
-	attempts, first_try, last_try, delayed, void, hold_key, wrapped, payload`
+	attempts, first_try, last_try, delayed, void, outcome, hold_key, wrapped, payload`
 
 // outbox reads items until limit or maxBytes; maxBytes below 0 is no limit, and
 // the first item always fits.
@@ -165,10 +182,10 @@ func (tx *Tx) outbox(limit, maxBytes int, query string, a ...any) ([]OutboxItem,
 	for len(out) < limit && r.next() {
 		var it OutboxItem
 		var peer, class string
-		var deferred, accepted, expires, attempts, first, last int64
+		var deferred, accepted, expires, attempts, first, last, outcome int64
 		var key, id []byte
 		err := r.scan(&it.Row, &peer, &class, &it.Pos, &deferred, &it.SenderNo, &key, &id, &accepted, &expires,
-			&attempts, &first, &last, &it.Delayed, &it.Void, &it.HoldKey, &it.Sealed.Wrapped, &it.Sealed.Payload)
+			&attempts, &first, &last, &it.Delayed, &it.Void, &outcome, &it.HoldKey, &it.Sealed.Wrapped, &it.Sealed.Payload)
 		if err != nil {
 			r.close()
 			return nil, err
@@ -180,7 +197,7 @@ func (tx *Tx) outbox(limit, maxBytes int, query string, a ...any) ([]OutboxItem,
 		it.Peer, it.Class, it.SenderKey, it.Attempts = clearbox.ServerName(peer), Class(class), keyID(key), int(attempts)
 		copy(it.MessageID[:], id)
 		it.DeferredUntil, it.Accepted, it.Expires = clearbox.Millis(deferred), clearbox.Millis(accepted), clearbox.Millis(expires)
-		it.FirstTry, it.LastTry = clearbox.Millis(first), clearbox.Millis(last)
+		it.FirstTry, it.LastTry, it.Outcome = clearbox.Millis(first), clearbox.Millis(last), Outcome(outcome)
 		out = append(out, it)
 	}
 	return out, r.close()
@@ -241,7 +258,8 @@ func (tx *Tx) OutboxDue() ([]PeerClass, error) {
 // AssignPositions gives rows, in their order, the positions from first on in
 // the stream, and moves the stream's NextPos behind them. It refuses with
 // ErrNotFound when the stream is another one by now, when first is not its next
-// position, or when a row is gone or dispatched.
+// position, or when a row is gone or dispatched. What is known of the rows'
+// attempts stays.
 func (tx *Tx) AssignPositions(peer clearbox.ServerName, class Class, stream []byte, first int64, rows []int64) error {
 	err := tx.change("UPDATE out_streams SET next_pos = $1 WHERE peer = $2 AND class = $3 AND stream = $4 AND next_pos = $5",
 		first+int64(len(rows)), string(peer), string(class), stream, first)
@@ -313,13 +331,13 @@ func (tx *Tx) OutboxHeads(rows []int64) ([]OutboxItem, error) {
 	out := make([]OutboxItem, 0, len(rows))
 	var it OutboxItem
 	var id []byte
-	var attempts, first, last int64
-	into := []any{&it.Row, &it.Pos, &it.SenderNo, &id, &attempts, &first, &last, &it.Void}
+	var attempts, first, last, outcome int64
+	into := []any{&it.Row, &it.Pos, &it.SenderNo, &id, &attempts, &first, &last, &it.Void, &outcome}
 	for from, to := range runs(rows) {
-		err := tx.each(`SELECT row_no, pos, sender_no, message_id, attempts, first_try, last_try, void FROM outbox
+		err := tx.each(`SELECT row_no, pos, sender_no, message_id, attempts, first_try, last_try, void, outcome FROM outbox
 			WHERE row_no >= $1 AND row_no <= $2 ORDER BY row_no`, args(from, to), into, func() error {
 			copy(it.MessageID[:], id)
-			it.Attempts, it.FirstTry, it.LastTry = int(attempts), clearbox.Millis(first), clearbox.Millis(last)
+			it.Attempts, it.FirstTry, it.LastTry, it.Outcome = int(attempts), clearbox.Millis(first), clearbox.Millis(last), Outcome(outcome)
 			out = append(out, it)
 			return nil
 		})
@@ -405,8 +423,9 @@ func (tx *Tx) VoidOutbox(rows []int64) error {
 	return nil
 }
 
-// DeferOutbox takes back the positions of rows and holds them, with every other
-// undispatched item of the same recipients, until the given moment.
+// DeferOutbox takes back the positions of rows, which their peer did not take,
+// and holds them, with every other undispatched item of the same recipients,
+// until the given moment.
 func (tx *Tx) DeferOutbox(rows []int64, until clearbox.Millis) error {
 	if until <= 0 {
 		return errors.New("storage: a hold needs an end")
@@ -414,7 +433,7 @@ func (tx *Tx) DeferOutbox(rows []int64, until clearbox.Millis) error {
 	for _, row := range rows {
 		var peer, class string
 		var hold []byte
-		err := tx.write("UPDATE outbox SET pos = 0, deferred_until = $1 WHERE row_no = $2 RETURNING peer, class, hold_key",
+		err := tx.write("UPDATE outbox SET pos = 0, outcome = 0, deferred_until = $1 WHERE row_no = $2 RETURNING peer, class, hold_key",
 			args(int64(until), row), &peer, &class, &hold)
 		if err == ErrNotFound {
 			continue
@@ -434,11 +453,25 @@ func (tx *Tx) DeferOutbox(rows []int64, until clearbox.Millis) error {
 	return nil
 }
 
-// TriedOutbox counts an attempt of rows: FirstTry is set once, LastTry always.
-func (tx *Tx) TriedOutbox(rows []int64, at clearbox.Millis) error {
+// TriedOutbox counts an attempt of rows and how it ended: FirstTry is set once,
+// LastTry always, and OutcomeUnknown stays.
+func (tx *Tx) TriedOutbox(rows []int64, at clearbox.Millis, outcome Outcome) error {
 	for _, row := range rows {
 		if _, err := tx.exec(`UPDATE outbox SET attempts = attempts + 1, last_try = $1,
-			first_try = CASE WHEN first_try = 0 THEN $1 ELSE first_try END WHERE row_no = $2`, int64(at), row); err != nil {
+			first_try = CASE WHEN first_try = 0 THEN $1 ELSE first_try END,
+			outcome = CASE WHEN outcome = 3 THEN 3 ELSE $2 END WHERE row_no = $3`, int64(at), int64(outcome), row); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// RepeatOutbox notes that rows are sent again. Of an open one nobody saw how the
+// attempt before ended.
+func (tx *Tx) RepeatOutbox(rows []int64) error {
+	for from, to := range runs(rows) {
+		_, err := tx.exec("UPDATE outbox SET outcome = CASE WHEN outcome = 1 OR outcome = 2 THEN 0 ELSE 3 END WHERE row_no >= $1 AND row_no <= $2", from, to)
+		if err != nil {
 			return err
 		}
 	}

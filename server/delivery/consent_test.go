@@ -310,7 +310,7 @@ func address(t *testing.T, s string) clearbox.Address {
 // it is open, and is limited.
 func TestKnock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, worldOptions{})
+		w := newWorld(t, worldOptions{Options: delivery.Options{SweepEvery: 30 * time.Minute}})
 		w.routes["c.test"] = nil
 		alice := w.person("alice", 1)
 		p := alice.devices[0]

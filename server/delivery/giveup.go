@@ -11,7 +11,7 @@ import (
 // GiveUp reports to its senders everything that waits for a server with which
 // no messages are exchanged any more, and forgets it. What was dispatched
 // without an answer may have arrived: outcome_unknown says so, peer_blocked
-// tells the rest. The queue's stream ends, so that a lane that still has a lease
+// tells the rest, with what the peer only ever refused to take. The queue's stream ends, so that a lane that still has a lease
 // settles nothing, and a later peering begins a new one. Calling it again is
 // harmless; after an error some may still wait.
 func (r *Router) GiveUp(ctx context.Context, peer clearbox.ServerName) error {
@@ -49,7 +49,7 @@ func (r *Router) giveUp(ctx context.Context, peer clearbox.ServerName, class sto
 		}
 		err = r.report(ctx, rows, func(row *storage.OutboxItem) *Notice {
 			n := &Notice{Kind: NoticeUndeliverable, Code: clearbox.CodePeerBlocked}
-			if row.Pos > 0 {
+			if !row.Absent() {
 				n.Code = clearbox.CodeOutcomeUnknown
 			}
 			return n

@@ -2,7 +2,10 @@ package delivery_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/federation"
@@ -46,4 +49,53 @@ func TestGiveUpReportsWhatWaits(t *testing.T) {
 	if batch.FirstPos != 1 || len(batch.Items) != 1 {
 		t.Errorf("the new stream begins with %+v", batch)
 	}
+}
+
+// What the peer refused to take, each time, is not there: its sender hears so.
+// One attempt without an answer, and it may be, whatever is refused later.
+func TestRefusedAttemptsLeaveNoDoubt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, worldOptions{Options: delivery.Options{OutboxTTL: 24 * time.Hour, SweepEvery: 10 * time.Minute}})
+		alice, bob := w.person("alice", 1), w.stranger()
+		lease, _ := w.outbox(alice.devices[0], bob, "refused", "asked to wait", "no answer once", "under way", "sent by who crashed")
+		var sent []*federation.Batch
+		for range 5 {
+			batch, err := w.router.Take(bg, away, federation.ClassMessage, lease, 1, 1<<20)
+			must(t, err)
+			sent = append(sent, batch)
+		}
+		again := func(b *federation.Batch, outcome federation.Outcome) {
+			must(t, w.router.Repeat(bg, away, federation.ClassMessage, lease, b))
+			must(t, w.router.Failed(bg, away, federation.ClassMessage, b, outcome))
+		}
+		for i, first := range []federation.Outcome{federation.OutcomeNotTaken, federation.OutcomeRefused, federation.OutcomeUnknown, federation.OutcomeRefused} {
+			must(t, w.router.Failed(bg, away, federation.ClassMessage, sent[i], first))
+		}
+		again(sent[0], federation.OutcomeRefused)
+		again(sent[1], federation.OutcomeNotTaken)
+		again(sent[2], federation.OutcomeRefused)
+		must(t, w.router.Repeat(bg, away, federation.ClassMessage, lease, sent[3]))
+		again(sent[4], federation.OutcomeRefused)
+		time.Sleep(24*time.Hour + 11*time.Minute)
+		got := slices.DeleteFunc(w.contents(alice.devices[0], 0), func(s string) bool { return strings.HasPrefix(s, "delayed") })
+		if want := []string{"undeliverable:peer_blocked", "undeliverable:peer_unreachable", "undeliverable:outcome_unknown", "undeliverable:outcome_unknown", "undeliverable:outcome_unknown"}; !slices.Equal(got, want) {
+			t.Errorf("expired: %q", got)
+		}
+		if err := w.router.Repeat(bg, away, federation.ClassMessage, lease, sent[0]); clearbox.CodeOf(err) != clearbox.CodeConflict {
+			t.Errorf("what was reported is sent again: %v", err)
+		}
+
+		told := w.contents(alice.devices[0], 0)
+		w.outbox(alice.devices[0], bob, "refused, and the peering ends")
+		lease, err := w.router.Lease(bg, away, federation.ClassMessage)
+		must(t, err)
+		batch, err := w.router.Take(bg, away, federation.ClassMessage, lease, 1, 1<<20)
+		must(t, err)
+		must(t, w.router.Failed(bg, away, federation.ClassMessage, batch, federation.OutcomeRefused))
+		must(t, w.router.GiveUp(bg, away))
+		if got := w.contents(alice.devices[0], int64(len(told))); !slices.Equal(got, []string{"undeliverable:peer_blocked"}) {
+			t.Errorf("at the peering's end: %q", got)
+		}
+		w.stop()
+	})
 }

@@ -191,7 +191,7 @@ func (op *accept) putArrived(tx *storage.Tx, it *federation.Item, seal []byte) (
 // servers have their answers, until ctx ends. The time is random, so that a peer
 // that measures how long its next requests take does not see the work either.
 func (r *Router) announce(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery) // a lost wake costs time only
+	tick := time.NewTicker(r.opts.SweepEvery) // a lost wake costs time only
 	defer tick.Stop()
 	for {
 		n, err := r.announceSome(ctx)

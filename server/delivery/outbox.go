@@ -16,6 +16,9 @@ var _ federation.Outbox = (*Router)(nil)
 // errLease: another lease was taken since, or the stream was replaced.
 var errLease = clearbox.Errorf(clearbox.CodeFenced, "the lease on this queue was lost")
 
+// errChanged: what was to be sent again was reported to its sender meanwhile.
+var errChanged = clearbox.Errorf(clearbox.CodeConflict, "the queue has changed")
+
 // rowOverhead bounds what the wire adds to a stored payload: names, ids, keys
 // of maps (federation.Item.Size).
 const rowOverhead = 512
@@ -349,8 +352,37 @@ func forgotten(err error) error {
 }
 
 // Failed implements federation.Outbox.
-func (r *Router) Failed(ctx context.Context, _ clearbox.ServerName, _ federation.Class, batch *federation.Batch, _ clearbox.Code) error {
-	return r.store.Update(ctx, func(tx *storage.Tx) error { return tx.TriedOutbox(batch.Rows, tx.Now()) })
+func (r *Router) Failed(ctx context.Context, _ clearbox.ServerName, _ federation.Class, batch *federation.Batch, outcome federation.Outcome) error {
+	known := storage.OutcomeUnknown
+	switch outcome {
+	case federation.OutcomeNotTaken:
+		known = storage.OutcomeNotTaken
+	case federation.OutcomeRefused:
+		known = storage.OutcomeRefused
+	}
+	return r.store.Update(ctx, func(tx *storage.Tx) error { return tx.TriedOutbox(batch.Rows, tx.Now(), known) })
+}
+
+// Repeat implements federation.Outbox.
+func (r *Router) Repeat(ctx context.Context, peer clearbox.ServerName, class federation.Class, lease federation.Lease, batch *federation.Batch) error {
+	return r.store.Update(ctx, func(tx *storage.Tx) error {
+		if _, err := leaseHolds(tx, peer, class, lease); err != nil {
+			return err
+		}
+		rows, err := tx.OutboxHeads(batch.Rows)
+		if err != nil {
+			return err
+		}
+		if len(rows) != len(batch.Rows) {
+			return errChanged
+		}
+		for i := range rows { // both in the order of positions
+			if rows[i].Void && !batch.Items[i].Void {
+				return errChanged
+			}
+		}
+		return tx.RepeatOutbox(batch.Rows)
+	})
 }
 
 // Rewind implements federation.Outbox.

@@ -152,7 +152,7 @@ func TestOutboxSettlesPerVerdict(t *testing.T) {
 	if len(batch.Items) != 4 || batch.FirstPos != 1 || textOf(batch.Items[2].Envelopes[0].Content) != "three" || !batch.Items[0].Sealed() {
 		t.Fatalf("batch %+v", batch)
 	}
-	must(t, w.router.Failed(bg, away, federation.ClassMessage, batch, clearbox.CodePeerUnreachable))
+	must(t, w.router.Failed(bg, away, federation.ClassMessage, batch, federation.OutcomeUnknown))
 	verdicts := []federation.Verdict{
 		{Code: federation.VerdictOK, DevicesVersion: 1},
 		{Code: federation.VerdictRejected, Reason: clearbox.CodeNoDevice},
@@ -241,7 +241,7 @@ func TestSenderLearnsOfDelayAndExpiry(t *testing.T) {
 		lease, ids := w.outbox(alice.devices[0], bob, "sent", "never sent")
 		batch, err := w.router.Take(bg, away, federation.ClassMessage, lease, 1, 1<<20)
 		must(t, err)
-		must(t, w.router.Failed(bg, away, federation.ClassMessage, batch, clearbox.CodePeerUnreachable))
+		must(t, w.router.Failed(bg, away, federation.ClassMessage, batch, federation.OutcomeUnknown))
 		time.Sleep(4*time.Hour - time.Minute)
 		if got := w.contents(alice.devices[0], 0); got != nil {
 			t.Errorf("too early: %q", got)

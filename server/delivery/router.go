@@ -46,6 +46,7 @@ type Options struct {
 	OutboxTTL     time.Duration // how long a message to a peer is tried, 14 days
 	SubmissionTTL time.Duration // how long a message id is remembered, 30 days
 	DelayedAfter  time.Duration // when the sender is told that a message is late, 4 hours
+	SweepEvery    time.Duration // how often what is late or expired is looked for, 1 minute
 
 	PeerQueueItems int64 // 500,000 per peer
 	PeerQueueBytes int64 // 1 GiB per peer
@@ -108,6 +109,7 @@ func (o *Options) fill() {
 	def(&o.OutboxTTL, 14*24*time.Hour)
 	def(&o.SubmissionTTL, 30*24*time.Hour)
 	def(&o.DelayedAfter, 4*time.Hour)
+	def(&o.SweepEvery, time.Minute)
 }
 
 // Router carries messages. It is safe for concurrent use.

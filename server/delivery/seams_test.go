@@ -243,7 +243,7 @@ func TestBannedSenderIsTold(t *testing.T) {
 	batch, err := w.router.Take(bg, away, federation.ClassMessage, lease, 10, 1<<20)
 	must(t, err)
 	for range 2 {
-		must(t, w.router.Failed(bg, away, federation.ClassMessage, batch, clearbox.CodePeerUnreachable))
+		must(t, w.router.Failed(bg, away, federation.ClassMessage, batch, federation.OutcomeUnknown))
 	}
 	w.turn(alice, storage.UserBanned)
 	must(t, w.router.Settle(bg, away, federation.ClassMessage, lease, batch, []federation.Verdict{{Code: federation.VerdictRejected, Reason: clearbox.CodeNoDevice}}))

@@ -9,15 +9,12 @@ import (
 	"github.com/clearbox-im/clearbox/storage"
 )
 
-const (
-	sweepEvery = time.Minute
-	sweepLimit = 500 // rows of one kind in one update, so that submissions are not held up
-)
+const sweepLimit = 500 // rows of one kind in one update, so that submissions are not held up
 
 // sweep tells senders what is late, gives up what has expired and forgets what
-// is old, every minute until ctx ends.
+// is old, every Options.SweepEvery until ctx ends.
 func (r *Router) sweep(ctx context.Context) {
-	tick := time.NewTicker(sweepEvery)
+	tick := time.NewTicker(r.opts.SweepEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -40,7 +37,8 @@ func (r *Router) sweep(ctx context.Context) {
 }
 
 // sweepExpired gives up messages to peers whose time is over. One that was
-// dispatched and never answered may have arrived: outcome_unknown says so.
+// dispatched and never answered may have arrived: outcome_unknown says so. Of one
+// that the peer refused to take, the last time as well, peer_blocked does.
 func (r *Router) sweepExpired(ctx context.Context) (int, error) {
 	var rows []storage.OutboxItem
 	err := r.store.View(ctx, func(tx *storage.Tx) (err error) {
@@ -52,8 +50,11 @@ func (r *Router) sweepExpired(ctx context.Context) (int, error) {
 	}
 	return len(rows), r.report(ctx, rows, func(row *storage.OutboxItem) *Notice {
 		n := &Notice{Kind: NoticeUndeliverable, Code: clearbox.CodePeerUnreachable}
-		if row.Pos > 0 {
+		switch {
+		case !row.Absent():
 			n.Code = clearbox.CodeOutcomeUnknown
+		case row.Outcome == storage.OutcomeRefused:
+			n.Code = clearbox.CodePeerBlocked
 		}
 		return n
 	}, func(tx *storage.Tx, no int64) error { return tx.VoidOutbox([]int64{no}) })
@@ -116,7 +117,7 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 			if err != nil {
 				return err
 			}
-			if len(still) == 0 || still[0].Void || still[0].Pos != rows[i].Pos {
+			if len(still) == 0 || still[0].Void || still[0].Pos != rows[i].Pos || still[0].Outcome != rows[i].Outcome {
 				continue
 			}
 			if bounces[i] != nil {
