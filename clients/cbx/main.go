@@ -122,6 +122,13 @@ func (a *app) say(v any, format string, args ...any) {
 	fmt.Fprintf(a.stdout, format+"\n", args...)
 }
 
+// remark says to people what a program sees from an empty answer.
+func (a *app) remark(text string) {
+	if !a.JSON {
+		fmt.Fprintln(a.stdout, text)
+	}
+}
+
 type versionCommand struct{}
 
 func (versionCommand) Run(a *app) error {

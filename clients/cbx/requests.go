@@ -59,8 +59,11 @@ func (requestsCommand) Run(ctx context.Context, a *app) error {
 		for i := range all {
 			a.request(&all[i])
 		}
-		if err == nil && len(all) > 0 {
+		switch {
+		case err == nil && len(all) > 0:
 			err = p.brain.MarkRequestsShown(ctx, all...)
+		case err == nil:
+			a.remark("Nobody asks to write to you.")
 		}
 		return errors.Join(drainErr, err)
 	})
@@ -196,10 +199,15 @@ type blocksCommand struct{}
 func (blocksCommand) Run(ctx context.Context, a *app) error {
 	return a.with(ctx, func(p *profile) error {
 		all, err := p.brain.Contacts(ctx)
+		n := 0
 		for _, c := range all {
 			if c.Blocked {
 				a.contact(c)
+				n++
 			}
+		}
+		if err == nil && n == 0 {
+			a.remark("Nobody is blocked.")
 		}
 		return err
 	})

@@ -15,6 +15,7 @@ import (
 type serverLine struct {
 	Server      clearbox.ServerName `json:"server"`
 	State       wire.ServerState    `json:"state"`
+	Here        bool                `json:"here,omitempty"`  // suspended by the own server's administrator
 	Since       clearbox.Millis     `json:"since,omitempty"` // where it is known
 	Explanation string              `json:"explanation"`
 }
@@ -34,18 +35,25 @@ func (a *app) trouble(ctx context.Context, p *profile, server clearbox.ServerNam
 	if err != nil {
 		return nil
 	}
-	words := map[wire.ServerState]string{
+	words, means := map[wire.ServerState]string{
 		wire.ServerUnreachable: "%s is unreachable",
 		wire.ServerSuspended:   "%s is suspended",
 		wire.ServerNotPeered:   "your server does not exchange messages with %s",
-	}[info.State]
+	}[info.State], ""
 	if words == "" {
 		return nil
 	}
-	out := &serverLine{Server: server, State: info.State, Since: info.Since, Explanation: fmt.Sprintf(words, server)}
+	if info.State == wire.ServerSuspended {
+		means = ", by its administrator: messages to it wait"
+		if info.Here {
+			means = ", by your administrator: new messages to it are refused until it is resumed"
+		}
+	}
+	out := &serverLine{Server: server, State: info.State, Here: info.Here, Since: info.Since, Explanation: fmt.Sprintf(words, server)}
 	if info.Since != 0 {
 		out.Explanation += " since " + a.clock(info.Since)
 	}
+	out.Explanation += means
 	return out
 }
 

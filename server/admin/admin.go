@@ -178,8 +178,9 @@ func (s *Service) Reload(ctx context.Context, a Actor) (wire.AdminReload, error)
 	return r, err
 }
 
-// Audit lists deeds, oldest first. after is the Next of the page before.
-func (s *Service) Audit(ctx context.Context, a Actor, after string, limit int) (wire.AdminAudit, error) {
+// Audit lists deeds, oldest first: those after the entry with that number, or
+// else the last ones before another, or of all.
+func (s *Service) Audit(ctx context.Context, a Actor, after, before string, limit int) (wire.AdminAudit, error) {
 	page := wire.AdminAudit{Entries: []wire.AdminAuditEntry{}}
 	if err := a.require(auth.RoleAdmin, auth.RoleDPO); err != nil {
 		return page, err
@@ -188,13 +189,25 @@ func (s *Service) Audit(ctx context.Context, a Actor, after string, limit int) (
 	if err != nil {
 		return page, err
 	}
-	err = s.store.View(ctx, func(tx *storage.Tx) error {
-		entries, err := tx.AuditEntries(from, limit)
+	to, err := cursor(before)
+	if err != nil {
+		return page, err
+	}
+	if after != "" && before != "" {
+		return page, &clearbox.Error{Code: clearbox.CodeBadRequest, Text: "say after or before, not both", Field: "/before"}
+	}
+	err = s.store.View(ctx, func(tx *storage.Tx) (err error) {
+		var entries []storage.AuditEntry
+		if after != "" {
+			entries, err = tx.AuditEntries(from, limit)
+		} else {
+			entries, err = tx.LastAuditEntries(to, limit)
+		}
 		if err != nil {
 			return err
 		}
 		names := people{tx: tx, known: map[int64]string{0: "local"}}
-		page.Entries, page.Next = make([]wire.AdminAuditEntry, 0, len(entries)), ""
+		page.Entries, page.Next, page.Before = make([]wire.AdminAuditEntry, 0, len(entries)), "", ""
 		for _, e := range entries {
 			actor, err := names.of(e.ActorNo)
 			if err != nil {
@@ -210,8 +223,11 @@ func (s *Service) Audit(ctx context.Context, a Actor, after string, limit int) (
 				No: e.No, At: e.At, Actor: actor, Role: string(e.Role), Action: e.Action, Object: object, Reason: e.Purpose, Detail: e.Detail,
 			})
 		}
-		if len(entries) == limit {
+		switch {
+		case len(entries) == limit && after != "":
 			page.Next = strconv.FormatInt(entries[len(entries)-1].No, 10)
+		case len(entries) == limit && entries[0].No > 1:
+			page.Before = strconv.FormatInt(entries[0].No, 10)
 		}
 		return nil
 	})

@@ -107,7 +107,7 @@ func (w *world) as(name string, role auth.Role) admin.Actor {
 // actions are the audit log's rows as "actor action object reason detail".
 func (w *world) actions() []string {
 	w.t.Helper()
-	page, err := w.admin.Audit(context.Background(), admin.Local(), "", 500)
+	page, err := w.admin.Audit(context.Background(), admin.Local(), "", "", 500)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -406,7 +406,7 @@ func TestWhoMay(t *testing.T) {
 			_, err := w.admin.DropDead(ctx, a, wire.AdminDeadPick{Peer: "b.test"})
 			return err
 		}},
-		{"audit", "ad", func(a admin.Actor) error { _, err := w.admin.Audit(ctx, a, "", 10); return err }},
+		{"audit", "ad", func(a admin.Actor) error { _, err := w.admin.Audit(ctx, a, "", "", 10); return err }},
 		{"status", "ad", func(a admin.Actor) error { _, err := w.admin.Status(ctx, a); return err }},
 		{"reload", "a", func(a admin.Actor) error { _, err := w.admin.Reload(ctx, a); return err }},
 	}

@@ -59,6 +59,11 @@ func (s *Service) Peers(ctx context.Context, a Actor) (wire.AdminPeers, error) {
 		for _, p := range peers {
 			list.Peers = append(list.Peers, s.peer(p))
 		}
+		if err != nil {
+			return err
+		}
+		blocks, err := tx.PeerBlocks()
+		list.Blocks = len(blocks)
 		return err
 	})
 	if err != nil {

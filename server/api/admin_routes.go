@@ -250,11 +250,15 @@ func adminDropDead(c *call) error {
 }
 
 func adminAudit(c *call) error {
-	after, limit, err := c.page()
+	if err := c.knownQuery("after", "before", "limit"); err != nil {
+		return err
+	}
+	query := c.r.URL.Query()
+	after, limit, err := wire.AdminPage(query.Get("after"), query.Get("limit"))
 	if err != nil {
 		return err
 	}
-	out, err := c.api.parts.Admin.Audit(c.ctx(), c.actor(), after, limit)
+	out, err := c.api.parts.Admin.Audit(c.ctx(), c.actor(), after, query.Get("before"), limit)
 	return c.replyOr(err, http.StatusOK, out)
 }
 

@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/clearbox-im/clearbox"
 )
 
 // maxSocketPath is what fits into a Unix socket address on every system we build for.
@@ -226,8 +228,12 @@ func (p *parsing) checkOpen() {
 const maxLegalBasis = 1000 // bytes
 
 func (p *parsing) checkCountry(path, c string) {
-	if c != "" && (len(c) != 2 || strings.Trim(c, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "") {
+	switch {
+	case c == "" || clearbox.ValidCountry(c):
+	case len(c) != 2 || strings.Trim(c, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "":
 		p.report(path, fmt.Sprintf("expected a country as two capital letters, found %q", shorten(c)), "for example AT")
+	default:
+		p.report(path, fmt.Sprintf("there is no country %q", c), "the two letters of ISO 3166-1, for example AT")
 	}
 }
 

@@ -25,8 +25,9 @@ func (s *Service) Known(_ context.Context, server clearbox.ServerName) (wire.Ser
 		return info, nil
 	}
 	info.State, info.Since = standing(&p)
+	info.Here = p.State == storage.PeerSuspended
 	if _, blocked := s.table.Blocked(server); blocked || !s.table.serves(&p) {
-		info.State, info.Since = wire.ServerNotPeered, 0
+		info.State, info.Since, info.Here = wire.ServerNotPeered, 0, false
 	}
 	info.Country = p.Country
 	if len(p.Document) == 0 {

@@ -53,12 +53,16 @@ func TestKnown(t *testing.T) {
 			t.Errorf("unreachable since %d, want %d", info.Since, seen-5)
 		}
 		must(t, a.table.SaveStatus(t.Context(), "b.test", federation.Status{Failures: 2, LastError: clearbox.CodePeerBlocked, Since: seen - 7}))
-		if info := known("b.test", wire.ServerSuspended); info.Since != seen-7 { // there
+		if info := known("b.test", wire.ServerSuspended); info.Since != seen-7 || info.Here { // there
 			t.Errorf("suspended there since %d, want %d", info.Since, seen-7)
 		}
 		must(t, a.table.SaveStatus(t.Context(), "b.test", federation.Status{}))
 		must(t, a.service.Suspend(t.Context(), deed("peer.suspend"), "b.test"))
-		root(known("b.test", wire.ServerSuspended), b) // here; what came may still be opened
+		here := known("b.test", wire.ServerSuspended)
+		root(here, b) // what came may still be opened
+		if !here.Here {
+			t.Errorf("suspended here: %+v", here)
+		}
 		must(t, a.service.Remove(t.Context(), deed("peer.remove"), "b.test"))
 		root(known("b.test", wire.ServerNotPeered), b)
 	})

@@ -15,10 +15,18 @@ import (
 
 // Test tries the way to a peer step by step: discovery, address, tls,
 // identity, http3, signature, clock, round_trip. It stops at the first step that
-// fails; that is a result and no error. Nothing is changed but a newer
-// document of the peer, which is stored.
+// fails; that is a result and no error. Nothing is changed but what is known of
+// the peer: a newer document is stored, and what is wrong with it, or no more.
 func (s *Service) Test(ctx context.Context, server clearbox.ServerName) (wire.AdminPeerTest, error) {
 	report := wire.AdminPeerTest{Server: server, Steps: []wire.AdminStep{}}
+	if stored, known := s.table.Stored(server); known && stored.State == storage.PeerSuspended {
+		report.Stopped = "suspended"
+	}
+	if reason, blocked := s.table.Blocked(server); blocked {
+		report.Stopped = "blocked"
+		report.Steps = append(report.Steps, wire.AdminStep{Name: "peering", Code: clearbox.CodePeerBlocked, Detail: "on the block list: " + reason})
+		return report, nil
+	}
 	peer, err := s.table.Peer(ctx, server)
 	if err != nil || peer.State == federation.PeerRemoved {
 		return report, storage.ErrNotFound
@@ -74,8 +82,38 @@ func (s *Service) Test(ctx context.Context, server clearbox.ServerName) (wire.Ad
 		return detail, nil
 	})
 	r.step("round_trip", func() (string, error) { return took.Round(time.Millisecond / 10).String(), nil })
-	report.OK = !r.failed
+	report.OK = r.failed == nil
+	if report.Stopped == "" {
+		s.learn(ctx, server, r.failed)
+	}
 	return report, nil
+}
+
+// learn keeps what a test has found, as if a message had met it: it is explained
+// before one does, and a test that finds nothing ends the explanation.
+func (s *Service) learn(ctx context.Context, server clearbox.ServerName, failed error) {
+	stored, known := s.table.Stored(server)
+	if !known || stored.State != storage.PeerActive || failed == nil && stored.LastError == "" || ctx.Err() != nil {
+		return
+	}
+	now := clearbox.Millis(s.o.Now().UnixMilli())
+	found := federation.Status{LastTry: now, LastSeen: now}
+	if failed != nil {
+		found = federation.Status{LastTry: now, LastError: codeOf(failed), Kind: federation.TroubleOf(failed), Since: now, Failures: max(1, stored.Failures), NextTry: stored.NextTry}
+	}
+	if err := s.table.SaveStatus(ctx, server, found); err != nil {
+		s.o.Log.Warn("what a test of a peer found is not kept", "peer", string(server), "code", string(clearbox.CodeOf(err)))
+	}
+}
+
+// codeOf is a failure's code as an operator is told: what is none of ours to name
+// means that the peer was not reached.
+func codeOf(err error) clearbox.Code {
+	code := clearbox.CodeOf(err)
+	if code == clearbox.CodeInternal {
+		code = clearbox.CodePeerUnreachable
+	}
+	return code
 }
 
 // tryHTTP3 tells whether the peer answers by UDP. It is no failure when it does
@@ -98,22 +136,19 @@ func (s *Service) tryHTTP3(ctx context.Context, offered bool, base string, allow
 type run struct {
 	s      *Service
 	report *wire.AdminPeerTest
-	failed bool
+	failed error // of the last step, nil while all go well
 }
 
 func (r *run) step(name string, do func() (string, error)) {
-	if r.failed {
+	if r.failed != nil {
 		return
 	}
 	from := r.s.o.Now()
 	detail, err := do()
 	step := wire.AdminStep{Name: name, OK: err == nil, Detail: detail, Took: r.s.o.Now().Sub(from).Milliseconds()}
 	if err != nil {
-		r.failed = true
-		step.Code = clearbox.CodeOf(err)
-		if step.Code == clearbox.CodeInternal {
-			step.Code = clearbox.CodePeerUnreachable
-		}
+		r.failed = err
+		step.Code = codeOf(err)
 		step.Detail = explain(err)
 	}
 	r.report.Steps = append(r.report.Steps, step)

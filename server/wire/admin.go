@@ -16,7 +16,6 @@ const (
 	maxAdminRole   = 16             // characters of a role's name
 	maxAdminCursor = 128            // characters
 	minInviteTTL   = 60             // seconds
-	countryLetters = 2              // ISO 3166-1
 )
 
 // AdminUser is a person as admins and moderators see them.
@@ -166,7 +165,8 @@ type AdminPeer struct {
 
 // AdminPeers is the answer of GET /admin/peers.
 type AdminPeers struct {
-	Peers []AdminPeer `json:"peers"`
+	Peers  []AdminPeer `json:"peers"`
+	Blocks int         `json:"blocks,omitempty"` // entries of the block list, of peers and others
 }
 
 // AdminPeerInvite is the body of POST /admin/peers/invite.
@@ -221,6 +221,10 @@ type AdminPeerTest struct {
 	Server clearbox.ServerName `json:"server"`
 	OK     bool                `json:"ok"`
 	Steps  []AdminStep         `json:"steps"`
+
+	// Stopped is why nothing is exchanged with the peer at this server's wish:
+	// suspended or blocked.
+	Stopped string `json:"stopped,omitempty"`
 }
 
 // AdminStep is one step of a test, in the order in which it was done.
@@ -288,10 +292,13 @@ type AdminFedRetried struct {
 	Servers []clearbox.ServerName `json:"servers"`
 }
 
-// AdminAudit is the answer of GET /admin/audit?after=&limit=, oldest first.
+// AdminAudit is the answer of GET /admin/audit?after=&before=&limit=, oldest
+// first: what came after an entry from there on, what came before one up to
+// there, or the newest.
 type AdminAudit struct {
 	Entries []AdminAuditEntry `json:"entries"`
-	Next    string            `json:"next,omitempty"`
+	Next    string            `json:"next,omitempty"`   // there may be newer ones after it
+	Before  string            `json:"before,omitempty"` // there may be older ones before it
 }
 
 // AdminAuditEntry is one deed. Actor "local" is whoever may open the admin socket.
@@ -358,9 +365,5 @@ func checkTTL(f *faults, seconds, most int64) {
 }
 
 func checkCountry(f *faults, country string) {
-	ok := len(country) == countryLetters
-	for i := 0; ok && i < len(country); i++ {
-		ok = country[i] >= 'A' && country[i] <= 'Z'
-	}
-	f.check(ok, "/country", "is two capital letters, such as AT")
+	f.check(clearbox.ValidCountry(country), "/country", "is no country: two capital letters of ISO 3166-1, such as AT")
 }

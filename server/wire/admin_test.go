@@ -30,6 +30,7 @@ func TestAdminBodies(t *testing.T) {
 		{"peer, no country", `{"server":"b.example","country":""}`, &wire.AdminPeerInvite{}, "/country"},
 		{"peer, name", `{"server":"127.0.0.1","country":"DE"}`, &wire.AdminPeerInvite{}, "/server"},
 		{"accept", `{"token":"x","country":"AT"}`, &wire.AdminPeerAccept{}, ""},
+		{"peer, a country that is none", `{"server":"b.example","country":"XX"}`, &wire.AdminPeerInvite{}, "/country"},
 		{"accept, small letters", `{"token":"x","country":"at"}`, &wire.AdminPeerAccept{}, "/country"},
 		{"accept, long", `{"token":"` + strings.Repeat("x", 4097) + `","country":"AT"}`, &wire.AdminPeerAccept{}, "/token"},
 		{"dead letter", `{"no":7}`, &wire.AdminDeadPick{}, ""},

@@ -104,6 +104,7 @@ type SenderCertificate struct {
 type ServerInfo struct {
 	Server     clearbox.ServerName `json:"server"`
 	State      ServerState         `json:"state"`
+	Here       bool                `json:"here,omitempty"`  // suspended by this server's administrator, not by the other's
 	Since      clearbox.Millis     `json:"since,omitempty"` // when that began, where it is known
 	Controller string              `json:"controller,omitempty"`
 	Country    string              `json:"country,omitempty"`

@@ -86,7 +86,7 @@ func (c *deadShow) Run(x *call) error {
 		x.printf("accepted   %s\nfirst try  %s\nlast try   %s\nattempts   %d\ngiven up   %s\nkept until %s\n",
 			when(d.Accepted), when(d.FirstTry), when(d.LastTry), d.Attempts, when(d.Died), when(d.Until))
 		if d.Known {
-			x.printf("To have it sent again: clearbox fed dead requeue %d\n", d.No)
+			x.printf("To have it sent again: clearbox fed dead requeue %d%s\n", d.No, x.mention())
 		} else {
 			x.printf("Nobody can be asked for it again.\n")
 		}
@@ -111,6 +111,18 @@ func (c *deadPick) body() (*wire.AdminDeadPick, error) {
 	return &wire.AdminDeadPick{No: c.ID, Peer: clearbox.ServerName(c.Peer), Code: clearbox.Code(c.Code)}, nil
 }
 
+// again is what was picked, for another command.
+func (c *deadPick) again() string {
+	if c.ID != 0 {
+		return " " + strconv.FormatInt(c.ID, 10)
+	}
+	out := " --peer " + shellWord(c.Peer)
+	if c.Code != "" {
+		out += " --code " + shellWord(c.Code)
+	}
+	return out
+}
+
 type deadRequeue struct{ deadPick }
 
 func (c *deadRequeue) Run(x *call) error {
@@ -132,7 +144,7 @@ func (c *deadRequeue) Run(x *call) error {
 	x.show(done, func() {
 		x.printf("%d asked for again; their senders' devices send them when they are next online.\n", done.Asked)
 		if done.Left > 0 {
-			x.printf("%d stay: nobody can be asked for them. To forget them: clearbox fed dead drop\n", done.Left)
+			x.printf("%d stay: nobody can be asked for them. To forget them: clearbox fed dead drop%s%s\n", done.Left, c.again(), x.mention())
 		}
 	})
 	return nil

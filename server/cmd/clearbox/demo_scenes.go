@@ -147,7 +147,7 @@ func (d *demo) part(ctx context.Context) error {
 		return err
 	}
 	var left wire.AdminPeer
-	if err := d.a.admin(ctx, &left, "peer", "defederate", d.b.name); err != nil {
+	if err := d.a.admin(ctx, &left, "peer", "defederate", d.b.name, "--yes"); err != nil {
 		return err
 	}
 	d.say("  %-24s * the peering with %s is %s", d.a.name, left.Server, left.State)

@@ -66,7 +66,7 @@ var ailments = []ailment{
 
 	{"blocked", noted, "%s is on the block list; nothing is exchanged with it", "peer blocks"},
 	{"suspended", noted, "%s is suspended here; what waits for it stays until it expires", "peer resume %s"},
-	{"leaving", warned, "the end of the peering with %s is not finished; it goes on by itself every minute", "peer defederate %s"},
+	{"leaving", warned, "the end of the peering with %s is not finished; it goes on by itself every minute", "peer defederate %s --yes"},
 	{"unfinished", warned, "the peering with %s is not finished: its administrator has not accepted the token", "peer invite %s --country XX"},
 	{"probation", noted, "%s became a peer by the first contact and is on probation for 7 days, with a twentieth of the quota", "peer set %s --listed"},
 	{"resting", warned, "%s became a peer in mode open, which is not the mode any more; nothing is exchanged with it", "peer set %s --listed"},

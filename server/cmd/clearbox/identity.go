@@ -183,8 +183,12 @@ func readSecret(path string) ([]byte, error) {
 	if errors.As(err, &se) {
 		return nil, &failure{code: exitFailed, text: se.Error(), next: se.Hint}
 	}
+	if pe := (*fs.PathError)(nil); errors.As(err, &pe) {
+		err = pe.Err
+	}
 	if err != nil {
-		return nil, &failure{code: exitFailed, text: err.Error()}
+		return nil, &failure{code: exitFailed, text: fmt.Sprintf("%s, which holds the secret, cannot be read: %v", path, err),
+			next: "write it into a file that only you can read (chmod 600), and name that"}
 	}
 	return data, nil
 }

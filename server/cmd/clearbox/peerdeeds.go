@@ -84,12 +84,20 @@ type peerBlock struct {
 	Name    string `arg:"" help:"A server, or *.DOMAIN for a registered domain and all below it."`
 	Reason  string `required:"" placeholder:"CODE" help:"Why, as a word, such as spam, abuse or policy."`
 	Expires string `placeholder:"30d" help:"When the block ends; for good if not given."`
+	Yes     bool   `help:"Do it; without this the command only says what would happen."`
 }
 
 func (c *peerBlock) Run(x *call) error {
 	ttl, err := seconds(c.Expires)
 	if err != nil {
 		return err
+	}
+	if !c.Yes {
+		again := "peer block " + shellWord(c.Name) + " --reason " + shellWord(c.Reason)
+		if c.Expires != "" {
+			again += " --expires " + shellWord(c.Expires)
+		}
+		return x.unsure("nothing is exchanged with "+c.Name+" while it is blocked, and what waits for it is reported to its senders", again)
 	}
 	s, err := x.dial()
 	if err != nil {
@@ -104,9 +112,18 @@ func (c *peerBlock) Run(x *call) error {
 		if b.Expires != 0 {
 			end = "until " + when(b.Expires)
 		}
-		x.printf("Nothing is exchanged with %s, %s. What waited is reported to its senders.\nTo end it: clearbox peer unblock %s\n", b.Name, end, b.Name)
+		x.printf("Nothing is exchanged with %s, %s. What waited is reported to its senders.\nTo end it: clearbox peer unblock %s%s\n", b.Name, end, shellWord(b.Name), x.mention())
 	})
 	return nil
+}
+
+// shellWord is a word as a shell takes it: with quotes where there is something
+// in it that shells look at.
+func shellWord(s string) string {
+	if s != "" && strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_/:") == "" {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }
 
 type peerUnblock struct {
@@ -148,9 +165,14 @@ func (c *peerBlocks) Run(x *call) error {
 
 type peerDefederate struct {
 	Server string `arg:"" help:"The peer's domain."`
+	Yes    bool   `help:"Do it; without this the command only says what would happen."`
 }
 
 func (c *peerDefederate) Run(x *call) error {
+	if !c.Yes {
+		return x.unsure("the peering with "+c.Server+" ends for good: nothing new goes either way, what waits is reported to its senders, and clients are told",
+			"peer defederate "+c.Server)
+	}
 	s, err := x.dial()
 	if err != nil {
 		return err
@@ -171,7 +193,7 @@ func (c *peerDefederate) Run(x *call) error {
 	})
 	if p.State == "leaving" {
 		return &failure{code: exitFailed, text: fmt.Sprintf("the peering with %s is not over yet; the server goes on every minute", p.Server),
-			next: "clearbox peer defederate " + c.Server + x.mention(), silent: x.global.JSON}
+			next: "clearbox peer defederate " + c.Server + " --yes" + x.mention(), silent: x.global.JSON}
 	}
 	return nil
 }

@@ -82,6 +82,9 @@ func (x *call) country(given, server string) (string, error) {
 	if len(given) != 2 || strings.Trim(given, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
 		return "", usage("%q is not a country of two letters, such as AT", given)
 	}
+	if !clearbox.ValidCountry(given) {
+		return "", usage("there is no country %s; it has two letters of ISO 3166-1, such as AT", given)
+	}
 	return given, nil
 }
 
@@ -106,8 +109,9 @@ func (c *peerAccept) Run(x *call) error {
 		return err
 	}
 	x.show(made, func() {
-		x.printf("%s is %s.\n\nRead these words to each other:\n  theirs: %s\n  ours:   %s\n\nIf they differ: clearbox peer remove %s\nThen: clearbox peer test %s\n",
-			made.Peer.Server, made.Peer.State, strings.Join(made.Peer.Words, " "), strings.Join(made.Own, " "), made.Peer.Server, made.Peer.Server)
+		x.printf("%s is %s.\n\nRead these words to each other:\n  theirs: %s\n  ours:   %s\n\nIf they differ: clearbox peer remove %s --yes%s\nThen: clearbox peer test %s%s\n",
+			made.Peer.Server, made.Peer.State, strings.Join(made.Peer.Words, " "), strings.Join(made.Own, " "),
+			made.Peer.Server, x.mention(), made.Peer.Server, x.mention())
 	})
 	return nil
 }
@@ -126,9 +130,16 @@ func (c *peerList) Run(x *call) error {
 	x.show(list, func() {
 		rows := [][]string{{"SERVER", "STATE", "COUNTRY", "DIRECTION", "LAST SEEN", "PROBLEM", "WORDS"}}
 		for _, p := range list.Peers {
-			rows = append(rows, []string{string(p.Server), p.State, dash(p.Country), dash(p.Direction), when(p.LastSeen), dash(string(p.LastError)), dash(strings.Join(p.Words, " "))})
+			state, problem := p.State, dash(string(p.LastError))
+			if p.Blocked != "" {
+				state, problem = "blocked", p.Blocked
+			}
+			rows = append(rows, []string{string(p.Server), state, dash(p.Country), dash(p.Direction), when(p.LastSeen), problem, dash(strings.Join(p.Words, " "))})
 		}
 		x.table(rows)
+		if list.Blocks > 0 {
+			x.printf("%d on the block list: clearbox peer blocks%s\n", list.Blocks, x.mention())
+		}
 	})
 	return nil
 }
@@ -157,7 +168,14 @@ func (c *peerTest) Run(x *call) error {
 		}
 	})
 	if !t.OK {
-		return &failure{code: exitFailed, text: fmt.Sprintf("%s cannot be reached properly", t.Server), next: "clearbox doctor" + x.mention(), silent: x.global.JSON}
+		f := &failure{code: exitFailed, text: fmt.Sprintf("%s cannot be reached properly", t.Server), next: "clearbox doctor" + x.mention(), silent: x.global.JSON}
+		switch t.Stopped {
+		case "suspended":
+			f.text, f.next = fmt.Sprintf("%s is suspended here, so nothing is exchanged with it", t.Server), "clearbox peer resume "+string(t.Server)+x.mention()
+		case "blocked":
+			f.text, f.next = fmt.Sprintf("%s is on the block list, so nothing is exchanged with it", t.Server), "clearbox peer blocks"+x.mention()
+		}
+		return f
 	}
 	return nil
 }
@@ -167,7 +185,7 @@ type peerSuspend struct {
 }
 
 func (c *peerSuspend) Run(x *call) error {
-	return x.changePeer(c.Server, "suspend", "Traffic with %s is stopped: what waits stays, new messages to it are refused. To go on: clearbox peer resume %[1]s\n")
+	return x.changePeer(c.Server, "suspend", "Traffic with %s is stopped: what waits stays, new messages to it are refused. To go on: clearbox peer resume %[1]s%[2]s\n")
 }
 
 type peerResume struct {
@@ -175,9 +193,10 @@ type peerResume struct {
 }
 
 func (c *peerResume) Run(x *call) error {
-	return x.changePeer(c.Server, "resume", "Traffic with %s goes on.\n")
+	return x.changePeer(c.Server, "resume", "Traffic with %[1]s goes on. To look at it: clearbox peer test %[1]s%[2]s\n")
 }
 
+// changePeer does it; done is said of the peer (1), with the configuration (2).
 func (x *call) changePeer(server, verb, done string) error {
 	s, err := x.dial()
 	if err != nil {
@@ -187,15 +206,20 @@ func (x *call) changePeer(server, verb, done string) error {
 	if err := s.do(http.MethodPost, "/admin/peers/"+segment(server)+"/"+verb, nil, &p); err != nil {
 		return err
 	}
-	x.show(p, func() { x.printf(done, p.Server) })
+	x.show(p, func() { x.printf(done, p.Server, x.mention()) })
 	return nil
 }
 
 type peerRemove struct {
 	Server string `arg:"" help:"The peer's domain."`
+	Yes    bool   `help:"Do it; without this the command only says what would happen."`
 }
 
 func (c *peerRemove) Run(x *call) error {
+	if !c.Yes {
+		return x.unsure("nothing is exchanged with "+c.Server+" any more, and what waits for it is reported to its senders; to begin again needs a token of one of the administrators",
+			"peer remove "+c.Server)
+	}
 	s, err := x.dial()
 	if err != nil {
 		return err
@@ -207,6 +231,11 @@ func (c *peerRemove) Run(x *call) error {
 		x.printf("%s is no peer any more. What waited for it is reported to its senders.\n", c.Server)
 	})
 	return nil
+}
+
+// unsure says what a command would do, and the command that does it.
+func (x *call) unsure(would, command string) error {
+	return &failure{code: exitUsage, text: "nothing was done yet: " + would, next: "clearbox " + command + " --yes" + x.mention()}
 }
 
 type fedCommands struct {

@@ -245,8 +245,9 @@ func (c *inviteRevoke) Run(x *call) error {
 }
 
 type auditCommand struct {
-	After string `placeholder:"NO" help:"Only what came after the entry with this number."`
-	Limit int    `default:"100" help:"At most so many entries, 1 to 500."`
+	After  string `placeholder:"NO" help:"Only what came after the entry with this number, the first of it."`
+	Before string `placeholder:"NO" help:"Only what came before the entry with this number, the last of it."`
+	Limit  int    `default:"100" help:"At most so many entries, 1 to 500; the newest, without the others."`
 }
 
 func (c *auditCommand) Run(x *call) error {
@@ -255,8 +256,10 @@ func (c *auditCommand) Run(x *call) error {
 		return err
 	}
 	q := url.Values{"limit": {strconv.Itoa(c.Limit)}}
-	if c.After != "" {
-		q.Set("after", c.After)
+	for key, v := range map[string]string{"after": c.After, "before": c.Before} {
+		if v != "" {
+			q.Set(key, v)
+		}
 	}
 	var page wire.AdminAudit
 	if err := s.do(http.MethodGet, "/admin/audit?"+q.Encode(), nil, &page); err != nil {
@@ -269,7 +272,10 @@ func (c *auditCommand) Run(x *call) error {
 		}
 		x.table(rows)
 		if page.Next != "" {
-			x.printf("More: clearbox audit --after %s\n", page.Next)
+			x.printf("Newer: clearbox audit --after %s%s\n", page.Next, x.mention())
+		}
+		if page.Before != "" {
+			x.printf("Older: clearbox audit --before %s%s\n", page.Before, x.mention())
 		}
 	})
 	return nil
