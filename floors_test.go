@@ -41,6 +41,7 @@ var floors = map[string]int{
 	"crypto/interop/sealedpeer":     70,
 	"storage":                       10,
 	"storage/keystore":              11,
+	"storage/storagetest":           12,
 	"federation":                    10,
 	"federation/conformance":        11,
 	"federation/transport":          20,

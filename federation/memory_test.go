@@ -337,6 +337,17 @@ func (a *acceptor) Resume(_ context.Context, peer clearbox.ServerName, own feder
 	return federation.Position{Class: own.Class, Stream: s.stream, Fence: s.fence, Last: s.last}, nil
 }
 
+// onFirst calls f when the next item is taken, before it is answered.
+func (a *acceptor) onFirst(f func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.verdict = func(*federation.Item) *federation.Verdict { // with mu held
+		a.verdict = nil
+		f()
+		return nil
+	}
+}
+
 func (a *acceptor) count() int {
 	a.mu.Lock()
 	defer a.mu.Unlock()

@@ -43,7 +43,7 @@ type adversary struct {
 // its signed requests, lets them overtake each other and alters copies of them.
 // It prints one JSON line. With CLEARBOX_LONG set there are 10,000 requests.
 func TestReplayReorderDuplicate(t *testing.T) {
-	requests := 500
+	requests := 200
 	if os.Getenv("CLEARBOX_LONG") != "" {
 		requests = 10_000
 	}

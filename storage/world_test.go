@@ -13,6 +13,7 @@ import (
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/storage"
 	"github.com/clearbox-im/clearbox/storage/keystore"
+	"github.com/clearbox-im/clearbox/storage/storagetest"
 )
 
 // world is a store with a keystore in a temporary folder, and a clock.
@@ -33,7 +34,9 @@ func open(t testing.TB, change ...func(*storage.Options)) *world {
 	w := &world{t: t, path: filepath.Join(dir, "clearbox.db")}
 	w.now.Store(testStart)
 	var err error
-	w.keys, err = keystore.Open(t.Context(), filepath.Join(dir, "keys.db"), bytes.Repeat([]byte{7}, 32), keystore.Options{})
+	root := bytes.Repeat([]byte{7}, 32)
+	storagetest.Files(t, w.path, filepath.Join(dir, "keys.db"), root)
+	w.keys, err = keystore.Open(t.Context(), filepath.Join(dir, "keys.db"), root, keystore.Options{})
 	must(t, err)
 	w.opts = storage.Options{
 		Path: w.path, Sealer: w.keys, Index: w.keys.Index,

@@ -17,6 +17,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/wire"
 	"github.com/clearbox-im/clearbox/storage"
 	"github.com/clearbox-im/clearbox/storage/keystore"
+	"github.com/clearbox-im/clearbox/storage/storagetest"
 )
 
 var start = time.Date(2026, 11, 23, 10, 0, 0, 0, time.UTC)
@@ -42,7 +43,9 @@ func newWorld(t *testing.T) *world {
 	clock := func() time.Time { return w.now }
 	dir := t.TempDir()
 	var err error
-	w.ks, err = keystore.Open(ctx, filepath.Join(dir, "keystore.db"), bytes.Repeat([]byte{1}, 32), keystore.Options{Now: clock, Random: rand.Reader})
+	root := bytes.Repeat([]byte{1}, 32)
+	storagetest.Files(t, filepath.Join(dir, "clearbox.db"), filepath.Join(dir, "keystore.db"), root)
+	w.ks, err = keystore.Open(ctx, filepath.Join(dir, "keystore.db"), root, keystore.Options{Now: clock, Random: rand.Reader})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/directory"
 	"github.com/clearbox-im/clearbox/storage"
 	"github.com/clearbox-im/clearbox/storage/keystore"
+	"github.com/clearbox-im/clearbox/storage/storagetest"
 )
 
 // world is one server with a real store and people in it.
@@ -97,7 +98,9 @@ func newWorld(t *testing.T, o worldOptions) *world {
 	t.Helper()
 	ctx := context.Background()
 	dir := t.TempDir()
-	ks, err := keystore.Open(ctx, filepath.Join(dir, "keys.db"), make([]byte, 32), keystore.Options{})
+	root := make([]byte, 32)
+	storagetest.Files(t, filepath.Join(dir, "clearbox.db"), filepath.Join(dir, "keys.db"), root)
+	ks, err := keystore.Open(ctx, filepath.Join(dir, "keys.db"), root, keystore.Options{})
 	must(t, err)
 	store, err := storage.Open(ctx, storage.Options{
 		Path: filepath.Join(dir, "clearbox.db"), Sealer: ks, Index: ks.Index, MailboxMails: o.mails, Faults: o.faults,

@@ -18,6 +18,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/wire"
 	"github.com/clearbox-im/clearbox/storage"
 	"github.com/clearbox-im/clearbox/storage/keystore"
+	"github.com/clearbox-im/clearbox/storage/storagetest"
 )
 
 type memory struct{ blob []byte }
@@ -41,7 +42,9 @@ func newHouse(t *testing.T) *house {
 	h := &house{t: t, now: now, files: disk(t), state: &memory{}}
 	clock := func() time.Time { return h.now }
 	dir := t.TempDir()
-	ks, err := keystore.Open(t.Context(), filepath.Join(dir, "keystore.db"), bytes.Repeat([]byte{1}, 32), keystore.Options{Now: clock})
+	root := bytes.Repeat([]byte{1}, 32)
+	storagetest.Files(t, filepath.Join(dir, "clearbox.db"), filepath.Join(dir, "keystore.db"), root)
+	ks, err := keystore.Open(t.Context(), filepath.Join(dir, "keystore.db"), root, keystore.Options{Now: clock})
 	must(t, err)
 	t.Cleanup(func() { ks.Close() })
 	h.store, err = storage.Open(t.Context(), storage.Options{Path: filepath.Join(dir, "clearbox.db"), Sealer: ks, Index: ks.Index, Now: clock})

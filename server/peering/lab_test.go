@@ -30,6 +30,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/wire"
 	"github.com/clearbox-im/clearbox/storage"
 	"github.com/clearbox-im/clearbox/storage/keystore"
+	"github.com/clearbox-im/clearbox/storage/storagetest"
 )
 
 // lab is some homeservers on an in-memory network.
@@ -104,6 +105,9 @@ func (q *queues) Retry(p clearbox.ServerName) {
 }
 func (q *queues) Greet() { q.greeted++ }
 
+// rootKey is that of every site.
+var rootKey = bytes.Repeat([]byte{7}, 32)
+
 func newLab(t *testing.T) *lab {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	must(t, err)
@@ -132,6 +136,7 @@ func (l *lab) site(name clearbox.ServerName, seed byte) *site { return l.siteIn(
 // siteIn makes a site in mode open, unless there are no rules for it.
 func (l *lab) siteIn(name clearbox.ServerName, seed byte, rules *peering.Open) *site {
 	s := &site{rules: rules, lab: l, name: name, queues: &queues{}, faults: &storage.Faults{}, dir: l.t.TempDir(), id: ed25519.NewKeyFromSeed(bytes.Repeat([]byte{seed}, 32))}
+	storagetest.Files(l.t, filepath.Join(s.dir, "clearbox.db"), filepath.Join(s.dir, "keystore.db"), rootKey)
 	s.open()
 	s.listen()
 	return s
@@ -141,7 +146,7 @@ func (s *site) now() time.Time { return time.Now().Add(s.offset) }
 
 func (s *site) open() {
 	t, ctx := s.lab.t, context.Background()
-	ks, err := keystore.Open(ctx, filepath.Join(s.dir, "keystore.db"), bytes.Repeat([]byte{7}, 32), keystore.Options{Now: s.now})
+	ks, err := keystore.Open(ctx, filepath.Join(s.dir, "keystore.db"), rootKey, keystore.Options{Now: s.now})
 	must(t, err)
 	s.store, err = storage.Open(ctx, storage.Options{Path: filepath.Join(s.dir, "clearbox.db"), Sealer: ks, Index: ks.Index, Now: s.now, Faults: s.faults})
 	must(t, err)

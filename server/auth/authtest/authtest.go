@@ -7,9 +7,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"errors"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -22,6 +20,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/directory/prekeys"
 	"github.com/clearbox-im/clearbox/storage"
 	"github.com/clearbox-im/clearbox/storage/keystore"
+	"github.com/clearbox-im/clearbox/storage/storagetest"
 )
 
 // Server is the server of a World.
@@ -123,11 +122,8 @@ func New(t testing.TB, o auth.Options) *World {
 		Clock:  &Clock{now: time.Date(2030, 3, 1, 12, 0, 0, 0, time.UTC)},
 		Random: &Random{src: rand.NewChaCha8([32]byte{1})},
 	}
-	files, err := emptyDatabases()
-	w.check(err)
-	for name, content := range files {
-		w.check(os.WriteFile(filepath.Join(w.Dir, name), content, 0o600))
-	}
+	storagetest.Files(t, filepath.Join(w.Dir, "a.db"), filepath.Join(w.Dir, "keys.db"), rootKey)
+	var err error
 	w.People, w.Store, err = open(w.Dir, w.Clock.Now, w.Faults)
 	w.check(err)
 	t.Cleanup(func() { w.People.Close() })
@@ -137,9 +133,11 @@ func New(t testing.TB, o auth.Options) *World {
 	return w
 }
 
+var rootKey = bytes.Repeat([]byte{7}, 32)
+
 func open(dir string, now func() time.Time, faults *storage.Faults) (*keystore.Keystore, *storage.Store, error) {
 	ctx := context.Background()
-	people, err := keystore.Open(ctx, filepath.Join(dir, "keys.db"), bytes.Repeat([]byte{7}, 32), keystore.Options{})
+	people, err := keystore.Open(ctx, filepath.Join(dir, "keys.db"), rootKey, keystore.Options{})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -151,30 +149,6 @@ func open(dir string, now func() time.Time, faults *storage.Faults) (*keystore.K
 	}
 	return people, store, err
 }
-
-// emptyDatabases are the files of a new server. They are made once in a test
-// binary and never change, because the migrations take most of a test's time.
-var emptyDatabases = sync.OnceValues(func() (map[string][]byte, error) {
-	dir, err := os.MkdirTemp("", "authtest")
-	if err != nil {
-		return nil, err
-	}
-	defer os.RemoveAll(dir)
-	people, store, err := open(dir, time.Now, nil)
-	if err != nil {
-		return nil, err
-	}
-	if err := errors.Join(store.Close(), people.Close()); err != nil {
-		return nil, err
-	}
-	files := make(map[string][]byte)
-	for _, name := range []string{"a.db", "keys.db"} {
-		if files[name], err = os.ReadFile(filepath.Join(dir, name)); err != nil {
-			return nil, err
-		}
-	}
-	return files, nil
-})
 
 // Service is another process's view of the same accounts, as after a restart.
 func (w *World) Service(o auth.Options) *auth.Service {
