@@ -6,7 +6,7 @@ LDFLAGS := -s -w -X main.version=$(VERSION)
 NESTED  := crypto/wycheproof federation/oracle
 # What runs in a browser as well.
 BROWSER := ./clients/core/... ./crypto/curve ./crypto/keys ./crypto/chain ./crypto/ratchet/... ./crypto/sealed/... ./crypto/fanout/... \
-	./crypto/group ./crypto/internal/...
+	./crypto/group ./crypto/vault ./crypto/internal/...
 # The race detector needs cgo and a C compiler; without one the tests run without it and say so.
 RACE    := $(shell command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 && echo -race)
 FUZZTIME ?= 10s
