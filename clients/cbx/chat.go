@@ -164,6 +164,19 @@ func (t *talk) news(ctx context.Context) error {
 			return err
 		}
 	}
+	events, err := brain.Events(ctx)
+	if err != nil {
+		return err
+	}
+	for _, e := range events {
+		if e.In != core.With(t.with.User) {
+			continue
+		}
+		t.happened(ctx, t.p, &e)
+		if err := brain.MarkSeen(ctx, e); err != nil {
+			return err
+		}
+	}
 	for id, was := range t.told {
 		m, err := brain.Message(ctx, id)
 		if err != nil {
@@ -182,7 +195,7 @@ func (t *talk) news(ctx context.Context) error {
 				return err
 			}
 		}
-		if m.State == core.StateDelivered || m.State == core.StateFailed {
+		if m.State.Arrived() || m.State == core.StateFailed {
 			delete(t.told, id)
 		}
 	}

@@ -31,25 +31,36 @@ type arguments struct {
 	ServerURL      string `help:"The homeserver's URL, if it is not in the link or has moved." placeholder:"URL" name:"server-url" env:"CBX_SERVER_URL" group:"Of every command"`
 	JSON           bool   `help:"Write one JSON object per line." name:"json" group:"Of every command"`
 
-	Join         joinCommand     `cmd:"" help:"Make an account with an invite link."`
-	Login        loginCommand    `cmd:"" help:"Begin a new session of this device, also with a new password by a code from an administrator."`
-	Logout       logoutCommand   `cmd:"" help:"End the session. Keys and messages stay."`
-	Password     passwordCommand `cmd:"" help:"Change the account's password."`
-	Send         sendCommand     `cmd:"" help:"Send a message."`
-	Recv         recvCommand     `cmd:"" help:"Show new messages, and what could not be delivered."`
-	Chat         chatCommand     `cmd:"" help:"Talk with somebody, line by line."`
-	Contacts     contactsCommand `cmd:"" help:"List, look up and accept contacts."`
-	Requests     requestsCommand `cmd:"" help:"List who asks to be accepted."`
-	Accept       acceptCommand   `cmd:"" help:"Accept somebody who asks: they may write to you, and you to them."`
-	Decline      declineCommand  `cmd:"" help:"Let a request lie; the other side is not told."`
-	Block        blockCommand    `cmd:"" help:"Shut somebody out; they are not told."`
-	Unblock      unblockCommand  `cmd:"" help:"Take a block back."`
-	Blocks       blocksCommand   `cmd:"" help:"List who is blocked."`
-	SafetyNumber safetyCommand   `cmd:"" name:"safety-number" help:"Show the number that proves a contact's keys when both sides see the same."`
-	Verify       verifyCommand   `cmd:"" help:"Compare a contact's safety number and mark them as verified."`
-	Devices      devicesCommand  `cmd:"" help:"List the account's devices, or remove one."`
-	Status       statusCommand   `cmd:"" help:"Show account, connection and queue."`
-	Version      versionCommand  `cmd:"" help:"Show the version."`
+	Join         joinCommand      `cmd:"" help:"Make an account with an invite link."`
+	Login        loginCommand     `cmd:"" help:"Begin a new session of this device, also with a new password by a code from an administrator."`
+	Logout       logoutCommand    `cmd:"" help:"End the session. Keys and messages stay."`
+	Password     passwordCommand  `cmd:"" help:"Change the account's password."`
+	Send         sendCommand      `cmd:"" help:"Send a message."`
+	Recv         recvCommand      `cmd:"" help:"Show new messages, and what could not be delivered."`
+	Chat         chatCommand      `cmd:"" help:"Talk with somebody, line by line."`
+	History      historyCommand   `cmd:"" help:"Show earlier messages with their ids, or the conversations."`
+	Search       searchCommand    `cmd:"" help:"Find messages by words."`
+	Edit         editCommand      `cmd:"" help:"Change a message of yours, for everyone."`
+	Delete       deleteCommand    `cmd:"" help:"Take a message of yours back, for everyone, or remove one from this device."`
+	React        reactCommand     `cmd:"" help:"Put an emoji beside a message, or take it back."`
+	Pin          pinCommand       `cmd:"" help:"Pin a message, or unpin it."`
+	Disappear    disappearCommand `cmd:"" help:"Let the messages of a conversation disappear after a time."`
+	Mute         muteCommand      `cmd:"" help:"Mute a conversation, or end that."`
+	Draft        draftCommand     `cmd:"" help:"Keep, show or forget the beginning of a message."`
+	Card         cardCommand      `cmd:"" name:"profile" help:"Show or set what contacts see of you."`
+	Settings     settingsCommand  `cmd:"" help:"Show or change settings."`
+	Contacts     contactsCommand  `cmd:"" help:"List, look up and accept contacts."`
+	Requests     requestsCommand  `cmd:"" help:"List who asks to be accepted."`
+	Accept       acceptCommand    `cmd:"" help:"Accept somebody who asks: they may write to you, and you to them."`
+	Decline      declineCommand   `cmd:"" help:"Let a request lie; the other side is not told."`
+	Block        blockCommand     `cmd:"" help:"Shut somebody out; they are not told."`
+	Unblock      unblockCommand   `cmd:"" help:"Take a block back."`
+	Blocks       blocksCommand    `cmd:"" help:"List who is blocked."`
+	SafetyNumber safetyCommand    `cmd:"" name:"safety-number" help:"Show the number that proves a contact's keys when both sides see the same."`
+	Verify       verifyCommand    `cmd:"" help:"Compare a contact's safety number and mark them as verified."`
+	Devices      devicesCommand   `cmd:"" help:"List the account's devices, or remove one."`
+	Status       statusCommand    `cmd:"" help:"Show account, connection and queue."`
+	Version      versionCommand   `cmd:"" help:"Show the version."`
 }
 
 // app is one run of the program.

@@ -53,7 +53,7 @@ func TestManual(t *testing.T) {
 			t.Errorf("exit code %d is not explained", code)
 		}
 	}
-	for _, s := range []core.State{core.StateQueued, core.StateAtServer, core.StateAtPeer, core.StateDelivered, core.StateFailed} {
+	for _, s := range []core.State{core.StateQueued, core.StateAtServer, core.StateAtPeer, core.StateDelivered, core.StateRead, core.StateFailed} {
 		if !strings.Contains(string(manual), "| `"+string(s)+"` |") {
 			t.Errorf("the state %s is not explained", s)
 		}

@@ -51,6 +51,71 @@ type messageLine struct {
 	Explanation string             `json:"explanation,omitempty"` // of Reason, a sentence
 	Delayed     bool               `json:"delayed,omitempty"`
 	Asked       bool               `json:"asked,omitempty"` // it could not be read, and was asked for again
+	ReplyTo     *refLine           `json:"reply_to,omitempty"`
+	Mentions    []mentionLine      `json:"mentions,omitempty"`
+	Edited      clearbox.Millis    `json:"edited,omitempty"`
+	Reactions   []reactionLine     `json:"reactions,omitempty"`
+	Expires     uint32             `json:"expires,omitempty"`       // seconds; of kind timer, those of what follows
+	Disappears  clearbox.Millis    `json:"disappears,omitempty"`    // when it does, once that is known
+	Unsent      clearbox.Code      `json:"change_failed,omitempty"` // why the last change to it did not go out
+	File        *fileLine          `json:"file,omitempty"`
+	Muted       bool               `json:"muted,omitempty"` // nobody wants a noise about it
+}
+
+// refLine names a message in JSON.
+type refLine struct {
+	ID     clearbox.MessageID `json:"id"`
+	Author clearbox.UserID    `json:"author_user"`
+}
+
+// mentionLine says in JSON that the bytes from..to of a text name somebody.
+type mentionLine struct {
+	User clearbox.UserID `json:"user"`
+	From int             `json:"from"`
+	To   int             `json:"to"`
+}
+
+// reactionLine is a reaction in JSON.
+type reactionLine struct {
+	From  string          `json:"from"`
+	User  clearbox.UserID `json:"from_user"`
+	Emoji string          `json:"emoji"`
+}
+
+// fileLine is an attachment in JSON, without its keys.
+type fileLine struct {
+	Origin clearbox.ServerName `json:"origin"`
+	Size   int64               `json:"size"`
+	Mime   string              `json:"mime,omitempty"`
+	Name   string              `json:"name,omitempty"`
+	Width  int                 `json:"width,omitempty"`
+	Height int                 `json:"height,omitempty"`
+}
+
+// object is a message in JSON.
+func (a *app) object(ctx context.Context, p *profile, m *core.Message) messageLine {
+	out := messageLine{
+		Type: "message", Order: m.Order, ID: m.ID, From: p.name(ctx, m.Sender), FromUser: m.Sender, With: m.Conversation,
+		Kind: m.Kind, Text: m.Text, Sent: m.Sent, Stored: m.Stored, State: m.State,
+		Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed,
+		Asked: m.Asked, Edited: m.Edited, Expires: m.Expires, Disappears: m.Gone, Unsent: m.Unsent,
+	}
+	if m.Reply != nil {
+		out.ReplyTo = &refLine{m.Reply.ID, m.Reply.Author}
+	}
+	for _, one := range m.Mentions {
+		out.Mentions = append(out.Mentions, mentionLine(one))
+	}
+	for _, r := range m.Shown() {
+		out.Reactions = append(out.Reactions, reactionLine{p.name(ctx, r.User), r.User, r.Emoji})
+	}
+	if f := m.File; f != nil {
+		out.File = &fileLine{f.Origin, f.Size, f.Mime, f.Name, f.Width, f.Height}
+	}
+	if c, err := p.brain.Conversation(ctx, m.In()); err == nil {
+		out.Muted = !m.Outgoing && c.Muted > clearbox.Millis(a.now().UnixMilli())
+	}
+	return out
 }
 
 // sentLine is the state of an own message in JSON.
@@ -90,30 +155,125 @@ func (a *app) clock(at clearbox.Millis) string {
 // show prints one line of a conversation; an own one with how far it came,
 // unless it arrived.
 func (a *app) show(ctx context.Context, p *profile, m *core.Message) {
-	from := p.name(ctx, m.Sender)
 	if a.JSON {
-		a.line(a.stdout, messageLine{
-			Type: "message", Order: m.Order, ID: m.ID, From: from, FromUser: m.Sender, With: m.Conversation,
-			Kind: m.Kind, Text: m.Text, Sent: m.Sent, Stored: m.Stored, State: m.State,
-			Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed, Asked: m.Asked,
-		})
+		a.line(a.stdout, a.object(ctx, p, m))
 		return
 	}
-	at := a.clock(m.Sent)
-	switch {
-	case m.Kind == core.MessageText && m.Outgoing && m.State != core.StateDelivered:
-		fmt.Fprintf(a.stdout, "%s %s: %s  [%s]\n", at, from, indented(m.Text), stateText(m))
-	case m.Kind == core.MessageText:
-		fmt.Fprintf(a.stdout, "%s %s: %s\n", at, from, indented(m.Text))
-	case m.Kind == core.MessageUndecryptable && m.Asked:
-		fmt.Fprintf(a.stdout, "%s %s: (a message could not be read; asked for it again)\n", at, from)
-	case m.Kind == core.MessageUndecryptable:
-		fmt.Fprintf(a.stdout, "%s %s: (a message could not be decrypted: %s; ask for it again)\n", at, from, because(m))
-	case m.Kind == core.MessageIdentityChanged:
-		fmt.Fprintf(a.stdout, "%s * the safety number with %s changed: cbx safety-number %s\n", at, from, from)
-	default:
-		fmt.Fprintf(a.stdout, "%s %s: (something that this version does not know; update cbx to see it)\n", at, from)
+	fmt.Fprintln(a.stdout, a.text(ctx, p, m))
+}
+
+// text is a line of a conversation as a person reads it.
+func (a *app) text(ctx context.Context, p *profile, m *core.Message) string {
+	from, at := p.name(ctx, m.Sender), a.clock(m.Sent)
+	switch m.Kind {
+	case core.MessageText, core.MessageFile:
+		return fmt.Sprintf("%s %s%s: %s%s", at, from, p.answered(ctx, m), indented(wording(m)), beside(m))
+	case core.MessageDeleted:
+		return fmt.Sprintf("%s %s: (taken back)", at, from)
+	case core.MessageTimer:
+		if m.Expires == 0 {
+			return fmt.Sprintf("%s * %s: messages no longer disappear", at, from)
+		}
+		return fmt.Sprintf("%s * %s: messages disappear %s after they were read", at, from, time.Duration(m.Expires)*time.Second)
+	case core.MessageUndecryptable:
+		if m.Asked {
+			return fmt.Sprintf("%s %s: (a message could not be read; asked for it again)", at, from)
+		}
+		return fmt.Sprintf("%s %s: (a message could not be decrypted: %s; ask for it again)", at, from, because(m))
+	case core.MessageIdentityChanged:
+		return fmt.Sprintf("%s * the safety number with %s changed: cbx safety-number %s", at, from, from)
 	}
+	return fmt.Sprintf("%s %s: (something that this version does not know; update cbx to see it)", at, from)
+}
+
+// wording is what a message says: its text, or its file.
+func wording(m *core.Message) string {
+	if m.File == nil {
+		return m.Text
+	}
+	out := fmt.Sprintf("(file %q, %d KB)", m.File.Name, (m.File.Size+999)/1000)
+	if m.Text != "" {
+		out += " " + m.Text
+	}
+	return out
+}
+
+// answered says what a message answers. It stands before the colon, where no text
+// of a sender can.
+func (p *profile) answered(ctx context.Context, m *core.Message) string {
+	if m.Reply == nil {
+		return ""
+	}
+	to, err := p.brain.Line(ctx, *m.Reply)
+	if err != nil || to.In() != m.In() || wording(&to) == "" {
+		return ", to a message that is not here"
+	}
+	return fmt.Sprintf(", to \"%s\"", firstWords(wording(&to)))
+}
+
+// beside is what stands behind the text of a message.
+func beside(m *core.Message) string {
+	out := ""
+	if m.Edited > 0 {
+		out += "  (edited)"
+	}
+	for _, r := range m.Shown() {
+		out += "  " + clean(r.Emoji)
+	}
+	if m.Unsent != "" {
+		out += "  [your last change did not arrive: " + string(m.Unsent) + "]"
+	}
+	if m.Outgoing && !m.State.Arrived() {
+		out += "  [" + stateText(m) + "]"
+	}
+	return out
+}
+
+// eventLine is what happened to a message that was shown before, in JSON.
+type eventLine struct {
+	Type   string              `json:"type"` // edit, delete, reaction, profile
+	Order  uint64              `json:"order"`
+	ID     *clearbox.MessageID `json:"id,omitempty"` // of the message
+	Author *clearbox.UserID    `json:"author_user,omitempty"`
+	From   string              `json:"from"` // who did it
+	User   clearbox.UserID     `json:"from_user"`
+	With   clearbox.UserID     `json:"with"`
+	At     clearbox.Millis     `json:"at"`
+	Text   string              `json:"text,omitempty"`  // of an edit: what it says now
+	Emoji  *string             `json:"emoji,omitempty"` // of a reaction; empty if it was taken back
+	Name   string              `json:"name,omitempty"`  // of a profile
+}
+
+// happened prints an event.
+func (a *app) happened(ctx context.Context, p *profile, e *core.Event) {
+	from, name := p.name(ctx, e.Actor), ""
+	if c, err := p.brain.Known(ctx, e.Actor.String()); err == nil {
+		name = c.Name
+	}
+	line := eventLine{Type: e.Kind.String(), Order: e.Order, From: from, User: e.Actor, With: e.In.User, At: e.At}
+	text := ""
+	switch {
+	case e.Kind == core.KindProfile:
+		line.Name = name
+		text = fmt.Sprintf("calls themselves \"%s\"", firstWords(name))
+	case e.Line == nil:
+		return // it has disappeared
+	case e.Kind == core.KindEdit:
+		line.Text = e.Line.Text
+		text = "changed a message: " + indented(wording(e.Line))
+	case e.Kind == core.KindDelete:
+		text = "took a message back"
+	case e.Emoji == "":
+		line.Emoji = &e.Emoji
+		text = fmt.Sprintf("took a reaction to \"%s\" back", firstWords(wording(e.Line)))
+	default:
+		line.Emoji = &e.Emoji
+		text = fmt.Sprintf("%s \"%s\"", clean(e.Emoji), firstWords(wording(e.Line)))
+	}
+	if e.Kind != core.KindProfile {
+		line.ID, line.Author = &e.Target.ID, &e.Target.Author
+	}
+	a.say(line, "%s * %s %s", a.clock(e.At), from, text)
 }
 
 // showFate prints what became of an own message that was written earlier.

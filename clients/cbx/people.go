@@ -31,6 +31,7 @@ type contactLine struct {
 	Devices  int             `json:"devices,omitempty"`
 	Pending  bool            `json:"pending,omitempty"` // was asked to accept us, or has to be
 	Blocked  bool            `json:"blocked,omitempty"`
+	Name     string          `json:"name,omitempty"` // what they call themselves
 }
 
 func (a *app) contact(c core.Contact) {
@@ -39,6 +40,9 @@ func (a *app) contact(c core.Contact) {
 		name = c.User.String()
 	}
 	notes := trustText[c.Trust]
+	if c.Name != "" {
+		notes += fmt.Sprintf(", calls themselves \"%s\"", firstWords(c.Name))
+	}
 	switch {
 	case c.Blocked:
 		notes += ", blocked"
@@ -52,7 +56,7 @@ func (a *app) contact(c core.Contact) {
 	if c.Changed {
 		notes += ", SAFETY NUMBER CHANGED"
 	}
-	a.say(contactLine{"contact", c.Address, c.User, c.Trust, c.Accepted, c.Changed, c.Devices, c.Pending, c.Blocked}, "%s  %s", name, notes)
+	a.say(contactLine{"contact", c.Address, c.User, c.Trust, c.Accepted, c.Changed, c.Devices, c.Pending, c.Blocked, c.Name}, "%s  %s", name, notes)
 }
 
 // trustText says in words how sure one is of a contact's keys.

@@ -320,7 +320,14 @@ func (a *app) with(ctx context.Context, fn func(*profile) error) error {
 	if _, err := p.brain.Profile(); err != nil {
 		return err
 	}
-	return fn(p)
+	if err := p.brain.Tidy(ctx); err != nil {
+		return err
+	}
+	if err := fn(p); err != nil {
+		_ = p.brain.Tidy(context.WithoutCancel(ctx)) // the first error is the one to tell; the next command tidies too
+		return err
+	}
+	return p.brain.Tidy(context.WithoutCancel(ctx))
 }
 
 // running runs the brain beside fn and ends with fn. If the brain gives up
@@ -343,6 +350,23 @@ func (p *profile) running(ctx context.Context, fn func(context.Context) error) e
 	return err
 }
 
+// address makes what a person typed name@server or uid@server.
+func (p *profile) address(name string) (string, error) {
+	who, err := p.brain.Profile()
+	if err != nil {
+		return "", err
+	}
+	if !strings.Contains(name, "@") {
+		name += "@" + string(who.Address.Server)
+	}
+	if _, err := clearbox.ParseUserID(name); err != nil {
+		if _, err := clearbox.ParseAddress(name); err != nil {
+			return "", advise(err, "An address is name@server, such as bob@clinic.example; the name alone means somebody at your own server.")
+		}
+	}
+	return name, nil
+}
+
 // contact finds somebody by name@server or uid@server; a name alone is one at
 // the own server.
 func (p *profile) contact(ctx context.Context, name string) (core.Contact, error) {
@@ -350,13 +374,8 @@ func (p *profile) contact(ctx context.Context, name string) (core.Contact, error
 	if err != nil {
 		return core.Contact{}, err
 	}
-	if !strings.Contains(name, "@") {
-		name += "@" + string(who.Address.Server)
-	}
-	if _, err := clearbox.ParseUserID(name); err != nil {
-		if _, err := clearbox.ParseAddress(name); err != nil {
-			return core.Contact{}, advise(err, "An address is name@server, such as bob@clinic.example; the name alone means somebody at your own server.")
-		}
+	if name, err = p.address(name); err != nil {
+		return core.Contact{}, err
 	}
 	c, err := p.brain.Contact(ctx, name)
 	if err != nil {

@@ -23,7 +23,9 @@ func (recvCommand) Help() string {
   14:30 bob@townhall.example: hello
   14:31 * not delivered to eve@lawfirm.example: "are you there" (their mailbox is full [mailbox_full])
 
-Who asks to write to you is shown with the command that accepts them. With --json they have type "request"; a message has type "message"; what became of an own message has type "sent" with state "failed", a reason (a stable code) and an explanation.`
+What happened to messages that were shown before is shown once too: they were changed, taken back, or got a reaction.
+
+Who asks to write to you is shown with the command that accepts them. With --json they have type "request"; a message has type "message", with its kind; what happened to one has type "edit", "delete" or "reaction" with its id; a contact's new name has type "profile"; what became of an own message has type "sent" with state "failed", a reason (a stable code) and an explanation.`
 }
 
 // Run shows what is new, once: a line is marked as shown after it was written.
@@ -137,6 +139,9 @@ func (c *recvCommand) print(ctx context.Context, a *app, p *profile, limit int) 
 		a.show(ctx, p, &lines[i])
 	}
 	a.introduce(ctx, p, lines)
+	if err := a.news(ctx, p); err != nil {
+		return 0, errors.Join(err, p.brain.MarkShown(ctx, lines...))
+	}
 	fates, err := p.brain.Fates(ctx)
 	if err != nil {
 		return 0, errors.Join(err, p.brain.MarkShown(ctx, lines...))
@@ -149,6 +154,18 @@ func (c *recvCommand) print(ctx context.Context, a *app, p *profile, limit int) 
 		n += len(fates)
 	}
 	return n, p.brain.MarkShown(ctx, append(lines, fates...)...)
+}
+
+// news shows what happened to messages that were shown before, once.
+func (a *app) news(ctx context.Context, p *profile) error {
+	events, err := p.brain.Events(ctx)
+	if err != nil {
+		return err
+	}
+	for i := range events {
+		a.happened(ctx, p, &events[i])
+	}
+	return p.brain.MarkSeen(ctx, events...)
 }
 
 // introduce tells a person at a terminal what can be done about people who wrote

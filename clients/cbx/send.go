@@ -18,6 +18,7 @@ type sendCommand struct {
 	Text    string        `arg:"" optional:"" help:"The message. Without it, or with -, it is read from standard input."`
 	Wait    string        `help:"How far to wait: ${enum}." enum:"none,server,peer,delivered" default:"server"`
 	Timeout time.Duration `help:"How long to wait." default:"30s"`
+	Reply   string        `help:"What it answers: the id of a message of the conversation, or the beginning of it." placeholder:"ID"`
 	Lines   bool          `help:"Send each line of standard input as a message of its own."`
 }
 
@@ -41,11 +42,11 @@ func (c *sendCommand) reached(m *core.Message) bool {
 		if asked {
 			return true
 		}
-		return s == core.StateAtServer || s == core.StateAtPeer || s == core.StateDelivered
+		return s == core.StateAtServer || s == core.StateAtPeer || s.Arrived()
 	case "peer":
-		return s == core.StateAtPeer || s == core.StateDelivered
+		return s == core.StateAtPeer || s.Arrived()
 	}
-	return s == core.StateDelivered
+	return s.Arrived()
 }
 
 // texts gives the messages to send, one by one.
@@ -69,6 +70,9 @@ func (c *sendCommand) texts(a *app) func(func(string, error) bool) {
 
 // Run queues the messages, which are safe then, and waits as long as asked.
 func (c *sendCommand) Run(ctx context.Context, a *app) error {
+	if c.Lines && c.Reply != "" {
+		return usage("--reply is for one message, --lines for many")
+	}
 	if c.Lines && c.Text != "" {
 		return usage("--lines reads standard input; leave the text out")
 	}
@@ -102,11 +106,20 @@ func (c *sendCommand) Run(ctx context.Context, a *app) error {
 // queue gives the first error; a line that is too long is left out, the lines
 // behind it are not.
 func (c *sendCommand) queue(ctx context.Context, a *app, p *profile, to core.Contact, each func(clearbox.MessageID)) error {
+	var answers *core.Ref
+	if c.Reply != "" {
+		m, err := p.line(ctx, c.Reply)
+		if err != nil {
+			return err
+		}
+		ref := m.Ref()
+		answers = &ref
+	}
 	var first error
 	for text, err := range c.texts(a) {
 		var m *core.Message
 		if err == nil {
-			m, err = p.brain.Send(ctx, to.User, text)
+			m, err = p.brain.Post(ctx, core.With(to.User), core.Post{Text: text, Reply: answers, Mentions: p.mentions(ctx, text)})
 		}
 		switch code := clearbox.CodeOf(err); {
 		case err == nil:

@@ -60,6 +60,7 @@ type Brain struct {
 	queueWake   chan struct{} // capacity 1: something may be ready to be sent
 	receiptWake chan struct{} // capacity 1: a delivered receipt waits
 	tasksWake   chan struct{} // capacity 1: keys to replenish, names to confirm, knocks, roots
+	expiryWake  chan struct{} // capacity 1: something may disappear sooner, or is to be forgotten
 }
 
 // self is the account with its keys parsed; immutable.
@@ -89,6 +90,7 @@ func New(ctx context.Context, vault Vault, network Network, opts Options) (*Brai
 		queueWake:   make(chan struct{}, 1),
 		receiptWake: make(chan struct{}, 1),
 		tasksWake:   make(chan struct{}, 1),
+		expiryWake:  make(chan struct{}, 1),
 	}
 	err := vault.View(ctx, func(r Reader) error {
 		a, err := load[account](r, keyAccount)
@@ -215,6 +217,7 @@ type Status struct {
 	Waiting int   // messages for people who have not accepted us yet
 	Errands int   // knocks and answers to knocks that the own homeserver does not have yet
 	Unshown int
+	Events  int // changes to lines that were shown: see Events
 	// Failed is how many own messages were given up without anybody having been
 	// shown so yet: see Fates.
 	Failed int
@@ -223,18 +226,24 @@ type Status struct {
 	// collected.
 	Receipts bool
 	Healing  Healing // what could not be read, and what became of it
+	// Ignored counts changes that were asked for by somebody who may not make
+	// them, such as an edit of another person's message.
+	Ignored uint64
 }
 
 // Status gives the present state.
 func (b *Brain) Status(ctx context.Context) (Status, error) {
 	var st Status
 	err := b.vault.View(ctx, func(r Reader) (err error) {
-		for prefix, n := range map[string]*int{prefixOut: &st.Queued, prefixWait: &st.Waiting, prefixNew: &st.Unshown, prefixHeld: &st.Held} {
+		for prefix, n := range map[string]*int{prefixOut: &st.Queued, prefixWait: &st.Waiting, prefixNew: &st.Unshown, prefixHeld: &st.Held, prefixEvent: &st.Events} {
 			entries, err := r.List(Range{Prefix: prefix})
 			if err != nil {
 				return err
 			}
 			*n = len(entries)
+		}
+		if st.Ignored, err = count(r, keyIgnored); err != nil {
+			return err
 		}
 		if st.Errands, err = errands(r, b.now()); err != nil {
 			return err

@@ -360,7 +360,7 @@ func (b *Brain) accepted(ctx context.Context, key string, it *outItem, r *wire.R
 		if err := tx.Delete(key); err != nil {
 			return err
 		}
-		if it.Kind != KindText {
+		if !kinds[it.Kind].line {
 			return nil
 		}
 		if state == StateAtServer {
@@ -376,7 +376,7 @@ func (b *Brain) accepted(ctx context.Context, key string, it *outItem, r *wire.R
 				return err
 			}
 		}
-		_, err = advance(tx, s, it.ID, state, "", delayed)
+		_, err = b.advance(tx, s, it.ID, state, "", delayed)
 		return err
 	})
 	b.changed()
@@ -397,7 +397,7 @@ func (b *Brain) giveUp(ctx context.Context, key string, code clearbox.Code) erro
 		if err := tx.Delete(key); err != nil {
 			return err
 		}
-		_, err = advance(tx, s, it.ID, StateFailed, code, false)
+		_, err = b.fail(tx, s, it.ID, code)
 		return err
 	})
 	b.changed()

@@ -308,6 +308,12 @@ func (b *Brain) convert(tx Tx, from, to clearbox.UserID) error {
 			}
 		}
 	}
+	kept, err := tx.Get(prefixConv + old)
+	if !errors.Is(err, ErrNoValue) {
+		if err := errors.Join(err, tx.Delete(prefixConv+old), tx.Put(prefixConv+uuid, kept)); err != nil {
+			return err
+		}
+	}
 	waiting, err := tx.List(Range{Prefix: prefixWait + old + "/"})
 	if err != nil {
 		return err
@@ -373,13 +379,13 @@ func (b *Brain) refused(ctx context.Context, key string) error {
 			it.Wrapped, it.Token = nil, nil
 			return save(tx, key, it)
 		}
-		if err := tx.Delete(key); err != nil || it.Kind != KindText {
+		if err := tx.Delete(key); err != nil || !kinds[it.Kind].talk {
 			return err
 		}
 		c.Token, c.TokenSent = nil, 0
 		err = b.park(tx, s, c, it, orderOf(key))
 		if errors.Is(err, errNeedsConsent) {
-			_, err = advance(tx, s, it.ID, StateFailed, clearbox.CodeConsentRequired, false)
+			_, err = b.fail(tx, s, it.ID, clearbox.CodeConsentRequired)
 		}
 		return errors.Join(err, save(tx, contactKey(uuidOfUser(it.To)), c))
 	})
@@ -392,7 +398,7 @@ func (b *Brain) refused(ctx context.Context, key string) error {
 // consent: with a newer token it goes out once more, under another number at the
 // server, since that one is used up; else the contact is asked.
 func (b *Brain) again(tx Tx, s *self, m *Message, got *arrivals) (bool, error) {
-	if m.State == StateDelivered || m.Kind != MessageText || !m.Outgoing || m.SenderDevice != s.Device {
+	if m.State.Arrived() || !m.sendable() || !m.Outgoing || m.SenderDevice != s.Device {
 		return false, nil
 	}
 	c, err := load[contact](tx, contactKey(uuidOfUser(m.Conversation)))
@@ -418,8 +424,9 @@ func (b *Brain) again(tx Tx, s *self, m *Message, got *arrivals) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	it := &outItem{ID: m.ID, To: c.User, Kind: KindText, Own: true, Outer: number}
-	if it.Content, err = b.compose(tx, s, &Content{Kind: KindText, ID: m.ID, Sent: m.Sent, To: c.User, Text: m.Text}); err != nil {
+	content := m.content()
+	it := &outItem{ID: m.ID, To: c.User, Kind: content.Kind, Own: true, Outer: number}
+	if it.Content, err = b.compose(tx, s, content); err != nil {
 		return false, err
 	}
 	m.State, m.Reason, m.Delayed, m.Outer = StateQueued, "", false, number

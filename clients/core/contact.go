@@ -58,6 +58,9 @@ type contact struct {
 	Renewals   int             `cbor:"70,keyasint,omitempty"` // requests for lost messages since anything of theirs was read
 	Resent     int             `cbor:"71,keyasint,omitempty"` // own messages sent again to them since ResentFrom
 	ResentFrom clearbox.Millis `cbor:"72,keyasint,omitempty"`
+
+	Card     *Card           `cbor:"30,keyasint,omitempty"` // what they want to be called
+	CardSent clearbox.Millis `cbor:"31,keyasint,omitempty"` // revision of ours that they were told
 }
 
 // Contact is what is known of another account.
@@ -71,11 +74,17 @@ type Contact struct {
 	Pending  bool // elsewhere, and has not accepted us: what is written waits, and they are asked
 	Asked    bool // they were asked and did not answer
 	Blocked  bool // nothing of theirs is shown
+	// Name and Avatar are what they say of themselves; nobody confirms it.
+	Name   string
+	Avatar []byte // SHA-256 of a picture, or nil
 }
 
 func (c *contact) public() Contact {
 	out := Contact{User: c.User, Address: c.Address, Trust: c.level(), Accepted: c.Accepted, Changed: c.Changed != nil,
 		Pending: c.Provisional || c.Knock != (clearbox.MessageID{}), Asked: c.Knock != (clearbox.MessageID{}), Blocked: c.Blocked,
+	}
+	if c.Card != nil {
+		out.Name, out.Avatar = c.Card.Name, c.Card.Avatar
 	}
 	if list, err := keys.ParseDeviceList(c.List); err == nil {
 		out.Devices = len(list.Active())

@@ -3,6 +3,7 @@ package core
 import (
 	"errors"
 	"fmt"
+	"strconv"
 
 	"github.com/clearbox-im/clearbox"
 )
@@ -13,23 +14,61 @@ const MaxText = 64 << 10
 // maxReceipts is how many ids one receipt names.
 const maxReceipts = 256
 
-// Kind says what a Content is. Kinds are appended, never reused.
+// Kind says what a Content is. Kinds are appended, never reused; docs/content.md
+// has the table.
 type Kind uint64
 
 // The kinds that this version knows.
 const (
-	KindText    Kind = 1 // Text
-	KindReceipt Kind = 2 // Delivered: ids of the recipient's messages that are on this device
+	KindText    Kind = 1 // Text, perhaps as a reply to Target
+	KindReceipt Kind = 2 // Delivered, Read: ids of the recipient's messages that are on this device, or were read
 	KindRenew   Kind = 3 // Unread: ids that could not be decrypted; Failed; carries a new session
 	KindAccept  Kind = 4 // Knock: the answer to it is yes; Token
 	KindToken   Kind = 5 // Token alone
 	KindTyping  Kind = 6 // a message is being written; in signals only
 
+	KindEdit     Kind = 10 // Text in place of what the sender's message Target said
+	KindDelete   Kind = 11 // the sender's message Target is taken back, for everyone
+	KindReaction Kind = 12 // Emoji at Target, in place of the sender's one before; none takes it back
+	KindTimer    Kind = 13 // Timer: what is written from now on disappears so long after it was read
+	KindProfile  Kind = 14 // Profile: what the sender wants to be called
+	KindFile     Kind = 15 // File, perhaps with a Text, perhaps as a reply to Target
+
 	KindVoid Kind = 70 // Unread: ids that were asked for again and stand for no message; none says nothing at all
 )
 
+// firstQuiet begins the kinds of later versions that are no line of a
+// conversation: who does not know them shows nothing.
+const firstQuiet Kind = 128
+
+// traits are what the brain has to know of a kind to bring it on its way.
+type traits struct {
+	name string // in docs/content.md
+	line bool   // it is a line of a conversation, and has a state
+	talk bool   // it belongs to a conversation: own devices get it too, and it waits for consent
+}
+
+// kinds has every kind that this version knows what to do with.
+var kinds = map[Kind]traits{
+	KindText:    {name: "text", line: true, talk: true},
+	KindReceipt: {name: "receipt"},
+	KindRenew:   {name: "renew"},
+	KindAccept:  {name: "accept"},
+	KindToken:   {name: "token"},
+	KindTyping:  {name: "typing"},
+
+	KindEdit:     {name: "edit", talk: true},
+	KindDelete:   {name: "delete", talk: true},
+	KindReaction: {name: "reaction", talk: true},
+	KindTimer:    {name: "timer", line: true, talk: true},
+	KindProfile:  {name: "profile"},
+	KindFile:     {name: "file", line: true, talk: true},
+
+	KindVoid: {name: "void"},
+}
+
 // Known tells whether this version knows what to do with k.
-func (k Kind) Known() bool { return k >= KindText && k <= KindTyping || k == KindVoid }
+func (k Kind) Known() bool { _, ok := kinds[k]; return ok }
 
 // Content is what stands inside the encryption. Sender, recipient and id are
 // repeated here, where no homeserver can change them. Fields are appended,
@@ -52,19 +91,37 @@ type Content struct {
 	// accepted contacts elsewhere. It counts for the account that sends it.
 	Token []byte              `cbor:"10,keyasint,omitempty"`
 	Knock *clearbox.MessageID `cbor:"11,keyasint,omitempty"`
+
+	Target   *Ref                 `cbor:"12,keyasint,omitempty"` // what it answers or changes
+	Mentions []Mention            `cbor:"13,keyasint,omitempty"` // people whom Text names, in its order
+	Emoji    string               `cbor:"14,keyasint,omitempty"`
+	Read     []clearbox.MessageID `cbor:"15,keyasint,omitempty"`
+	// Timer and Expires are seconds; 0 is for ever. Expires stands in every
+	// message of a conversation with a timer, so that the order in which the two
+	// arrive does not matter.
+	Timer   uint32 `cbor:"16,keyasint,omitempty"`
+	Expires uint32 `cbor:"17,keyasint,omitempty"`
+
+	Profile *SealedProfile `cbor:"18,keyasint,omitempty"`
+	File    *File          `cbor:"19,keyasint,omitempty"`
+	Group   *GroupContext  `cbor:"20,keyasint,omitempty"` // nil in a conversation of two
+
 	// Failed are DecryptionErrorMessages, in a renewal: one for each device whose
 	// messages, named in Unread, could not be read.
 	Failed [][]byte `cbor:"70,keyasint,omitempty"`
 }
 
 // Padded contents are contentVersion, 3 bytes of length, the CBOR and zeros up
-// to the next bucket: 160 bytes doubled as often as needed. An observer of
-// ciphertexts learns one of ten sizes.
+// to the next bucket: 320 bytes doubled as often as needed. An observer of
+// ciphertexts learns one of nine sizes, and a reaction, a receipt or a deletion
+// has the size of a short text. Signals are told apart by how they travel, and
+// have half the smallest size.
 const (
 	contentVersion = 1
 	contentHead    = 4
-	smallestBucket = 160
-	largestBucket  = smallestBucket << 9
+	signalBucket   = 160
+	smallestBucket = 2 * signalBucket
+	largestBucket  = smallestBucket << 8
 )
 
 // ErrContent is a decrypted content that cannot be read.
@@ -77,6 +134,9 @@ func EncodeContent(c *Content) ([]byte, error) {
 		return nil, fmt.Errorf("write the content: %w", err)
 	}
 	size := smallestBucket
+	if c.Kind == KindTyping {
+		size = signalBucket
+	}
 	for size < contentHead+len(body) {
 		if size *= 2; size > largestBucket {
 			return nil, clearbox.Errorf(clearbox.CodeTooLarge, "the message is too long")
@@ -118,7 +178,7 @@ func (c *Content) check() error {
 	switch {
 	case c.Kind == 0 || c.ID == clearbox.MessageID{} || c.From.IsZero() || c.To.IsZero():
 		return fmt.Errorf("%w: incomplete", ErrContent)
-	case len(c.Text) > MaxText || len(c.Delivered) > maxReceipts || len(c.Unread) > maxReceipts || len(c.Address) > 400:
+	case len(c.Text) > MaxText || len(c.Delivered) > maxReceipts || len(c.Unread) > maxReceipts || len(c.Read) > maxReceipts || len(c.Address) > 400:
 		return fmt.Errorf("%w: too long", ErrContent)
 	case len(c.Failed) > failedMost:
 		return fmt.Errorf("%w: too many decryption errors", ErrContent)
@@ -126,8 +186,16 @@ func (c *Content) check() error {
 		return fmt.Errorf("%w: token", ErrContent)
 	case c.Kind == KindAccept && (c.Knock == nil || c.Token == nil), c.Kind == KindToken && c.Token == nil:
 		return fmt.Errorf("%w: incomplete", ErrContent)
-	case c.Kind == KindText && c.Text == "":
+	case (c.Kind == KindText || c.Kind == KindEdit) && c.Text == "":
 		return fmt.Errorf("%w: no text", ErrContent)
 	}
-	return nil
+	return c.checkParts()
+}
+
+// String is the kind's name in docs/content.md, or its number.
+func (k Kind) String() string {
+	if name := kinds[k].name; name != "" {
+		return name
+	}
+	return strconv.FormatUint(uint64(k), 10)
 }

@@ -27,7 +27,7 @@ func TestContentBuckets(t *testing.T) {
 			t.Fatal(err)
 		}
 		sizes[len(b)] = true
-		for size := 160; size != len(b); size *= 2 {
+		for size := 320; size != len(b); size *= 2 {
 			if size > len(b) {
 				t.Fatalf("%d bytes are no bucket", len(b))
 			}
@@ -101,6 +101,15 @@ func FuzzDecodeContent(f *testing.F) {
 	}
 	f.Add(good)
 	f.Add(good[:5])
+	for _, make := range everyKind() {
+		c := sample()
+		make(c)
+		b, err := core.EncodeContent(c)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		c, err := core.DecodeContent(b)
 		if err != nil {

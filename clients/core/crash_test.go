@@ -57,6 +57,16 @@ func (v *crashVault) Update(ctx context.Context, fn func(core.Tx) error) error {
 	return v.inner.Update(ctx, fn)
 }
 
+func (v *crashVault) Forget(ctx context.Context) error {
+	v.mu.Lock()
+	dead := v.dead
+	v.mu.Unlock()
+	if dead {
+		return errCrash
+	}
+	return v.inner.Forget(ctx)
+}
+
 func (v *crashVault) hasCrashed() bool {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -144,3 +144,30 @@ func SendRenew(ctx context.Context, b *Brain, to clearbox.UserID, failed clearbo
 	wake(b.queueWake)
 	return err
 }
+
+// SendContent sends what a modified client may: the content as it is given, with
+// an id and a time where it has none.
+func SendContent(ctx context.Context, b *Brain, to clearbox.UserID, c Content) error {
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	if c.ID == (clearbox.MessageID{}) {
+		if c.ID, err = clearbox.NewMessageID(b.opts.Random); err != nil {
+			return err
+		}
+	}
+	if c.Sent == 0 {
+		c.Sent = b.now()
+	}
+	c.To = to
+	err = b.vault.Update(ctx, func(tx Tx) error {
+		order, err := nextOrder(tx)
+		if err != nil {
+			return err
+		}
+		return b.enqueue(tx, s, order, &c)
+	})
+	wake(b.queueWake)
+	return err
+}

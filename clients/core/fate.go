@@ -16,7 +16,7 @@ func (b *Brain) Fates(ctx context.Context) ([]Message, error) {
 
 // noteFate keeps in mind that m, which was in state was, is to be shown.
 func noteFate(tx Tx, m *Message, was State) error {
-	key, uuid := fateKey(m.Order), []byte(uuidOfUser(m.Conversation))
+	key, uuid := fateKey(m.Order), []byte(m.In().key())
 	if m.State == StateFailed {
 		return tx.Put(key, uuid)
 	}
@@ -38,15 +38,15 @@ func noteFate(tx Tx, m *Message, was State) error {
 // drop repeats. Only the device that wrote it does so, and only while nobody has
 // it and the contact's keys are accepted.
 func (b *Brain) requeue(tx Tx, s *self, m *Message) (bool, error) {
-	if m.State != StateFailed || m.Kind != MessageText || !m.Outgoing || m.SenderDevice != s.Device {
+	if m.State != StateFailed || !m.sendable() || !m.Outgoing || m.SenderDevice != s.Device {
 		return false, nil
 	}
-	content, err := b.compose(tx, s, &Content{Kind: KindText, ID: m.ID, Sent: m.Sent, To: m.Conversation, Text: m.Text})
+	content, err := b.compose(tx, s, m.content())
 	if err != nil {
 		return false, err
 	}
-	it := &outItem{ID: m.ID, To: m.Conversation, Kind: KindText, Content: content, Own: true, Outer: m.Outer}
-	err = b.queueItem(tx, s, outKey(uuidOfUser(it.To), m.Order), it)
+	it := &outItem{ID: m.ID, To: m.Conversation, Kind: m.content().Kind, Content: content, Own: true, Outer: m.Outer}
+	err = b.queueItem(tx, s, outKey(m.In().key(), m.Order), it)
 	if errors.Is(err, errHeldBack) {
 		return false, nil
 	}
@@ -57,12 +57,12 @@ func (b *Brain) requeue(tx Tx, s *self, m *Message) (bool, error) {
 	if err := tx.Delete(fateKey(m.Order)); err != nil {
 		return false, err
 	}
-	return true, save(tx, messageKey(uuidOfUser(m.Conversation), m.Order), m)
+	return true, save(tx, messageKey(m.In().key(), m.Order), m)
 }
 
 // fateShown forgets that m is to be shown, if how it was shown is still true.
 func fateShown(tx Tx, m *Message) error {
-	uuid := uuidOfUser(m.Conversation)
+	uuid := m.In().key()
 	now, err := load[Message](tx, messageKey(uuid, m.Order))
 	if err != nil || now == nil {
 		return err

@@ -242,20 +242,20 @@ func (b *Brain) answerLost(tx Tx, s *self, l *letter, c *Content, got *arrivals)
 	void := &Content{Kind: KindVoid, To: l.Sender}
 	sent := 0
 	for _, id := range c.Unread {
-		m, _, err := findMessage(tx, s.uuid, id)
+		again, m, err := lostContent(tx, s, id)
 		if err != nil {
 			return err
 		}
-		if m == nil {
+		if again == nil {
 			void.Unread = append(void.Unread, id)
 			continue
 		}
-		if !b.mayResend(s, l, m, added) || who.Resent >= resendMost {
+		if !b.mayResend(s, l, again, m, added) || who.Resent >= resendMost {
 			continue
 		}
 		who.Resent++
 		sent++
-		again := &Content{Kind: KindText, ID: m.ID, Sent: m.Sent, To: m.Conversation, Text: m.Text, Unread: []clearbox.MessageID{id}}
+		again.Unread = []clearbox.MessageID{id}
 		if err := b.enqueueFor(tx, s, l.SenderDevice, again); err != nil {
 			return err
 		}
@@ -310,11 +310,30 @@ func (c *contact) added(d clearbox.DeviceID) (clearbox.Millis, error) {
 	return clearbox.Millis(1<<63 - 1), err
 }
 
-// mayResend tells whether m was for the device that asks, which was added then,
-// and is ours to send again.
-func (b *Brain) mayResend(s *self, l *letter, m *Message, added clearbox.Millis) bool {
-	return m.Outgoing && m.Kind == MessageText && m.Conversation == l.Sender && m.SenderDevice == s.Device &&
-		m.State != StateQueued && m.Sent >= added && m.Sent >= b.soon(-resendFor)
+// lostContent gives what was sent under id, as far as it still holds, with the
+// message that it is or changes; nil if it stands for nothing any more.
+func lostContent(tx Tx, s *self, id clearbox.MessageID) (*Content, *Message, error) {
+	at, err := load[place](tx, idKey(s.uuid, id))
+	if err != nil || at == nil || at.Order == 0 {
+		return nil, nil, err
+	}
+	m, err := load[Message](tx, messageKey(at.UUID, at.Order))
+	switch {
+	case err != nil || m == nil:
+		return nil, nil, err
+	case at.Change:
+		return m.changeBy(s.User, id), m, nil
+	case m.sendable():
+		return m.content(), m, nil
+	}
+	return nil, nil, nil
+}
+
+// mayResend tells whether c, which is or changes m, was for the device that asks,
+// which was added then, and is ours to send again.
+func (b *Brain) mayResend(s *self, l *letter, c *Content, m *Message, added clearbox.Millis) bool {
+	ours := kinds[c.Kind].line && m.Outgoing && m.SenderDevice == s.Device && m.State != StateQueued || c.Target != nil && !kinds[c.Kind].line
+	return ours && m.Conversation == l.Sender && c.Sent >= added && c.Sent >= b.soon(-resendFor)
 }
 
 // enqueueFor queues a content that only one of the recipient's devices is to
@@ -406,19 +425,15 @@ func (b *Brain) askAll(tx Tx, s *self, got *arrivals) error {
 // heal deals with what a contact says about lost messages: theirs that comes
 // again, theirs that never was one, and ours that they could not read.
 func (b *Brain) heal(tx Tx, s *self, l *letter, c *Content, got *arrivals) error {
-	switch c.Kind {
-	case KindRenew:
+	if c.Kind == KindRenew {
 		return b.answerLost(tx, s, l, c, got)
-	case KindText, KindVoid:
-	default:
-		return nil
 	}
 	for _, id := range c.Unread {
 		gone, err := b.came(tx, l, id)
 		if err != nil {
 			return err
 		}
-		if got.shown = got.shown || gone; gone && c.Kind == KindText {
+		if got.shown = got.shown || gone; gone && c.Kind != KindVoid {
 			if err := tally(tx, func(h *Healing) { h.Healed++ }); err != nil {
 				return err
 			}

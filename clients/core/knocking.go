@@ -168,7 +168,7 @@ func (b *Brain) knocked(ctx context.Context, id clearbox.MessageID, refused erro
 			if err := tx.Delete(e.Key); err != nil {
 				return err
 			}
-			if _, err := advance(tx, s, it.ID, StateFailed, clearbox.CodeOf(refused), false); err != nil {
+			if _, err := b.fail(tx, s, it.ID, clearbox.CodeOf(refused)); err != nil {
 				return err
 			}
 		}

@@ -10,7 +10,7 @@ import (
 )
 
 // State is how far a message came. It only ever moves on: queued, at_server,
-// at_peer, delivered; or failed, with a reason, from any of the first three. An
+// at_peer, delivered, read; or failed, with a reason, from any of the first three. An
 // operator may have what failed put back to queued.
 type State string
 
@@ -20,6 +20,7 @@ const (
 	StateAtServer  State = "at_server" // durable at the own homeserver
 	StateAtPeer    State = "at_peer"   // durable at the recipient's homeserver
 	StateDelivered State = "delivered" // a device of the recipient has it
+	StateRead      State = "read"      // the recipient read it, and tells such things
 	StateFailed    State = "failed"    // given up: see Reason
 	StateReceived  State = "received"
 )
@@ -37,9 +38,14 @@ func (s State) rank() int {
 		return 4
 	case StateDelivered:
 		return 5 // a receipt corrects a failure that was reported too early
+	case StateRead:
+		return 6
 	}
 	return 0
 }
+
+// Arrived tells whether a device of the recipient has the message.
+func (s State) Arrived() bool { return s == StateDelivered || s == StateRead }
 
 // MessageKind says what a line of a conversation is.
 type MessageKind string
@@ -47,6 +53,9 @@ type MessageKind string
 // The kinds of lines.
 const (
 	MessageText            MessageKind = "text"
+	MessageFile            MessageKind = "file"
+	MessageDeleted         MessageKind = "deleted"          // taken back by its sender; only the place is left
+	MessageTimer           MessageKind = "timer"            // the sender set Expires for what is written from then on
 	MessageUndecryptable   MessageKind = "undecryptable"    // Reason says why; shown once as "could not be decrypted"
 	MessageUnsupported     MessageKind = "unsupported"      // a kind that a newer version sent
 	MessageIdentityChanged MessageKind = "identity_changed" // the contact's safety number changed
@@ -56,7 +65,7 @@ const (
 type Message struct {
 	Order        uint64             `cbor:"1,keyasint"` // place in the local order of all conversations
 	ID           clearbox.MessageID `cbor:"2,keyasint"`
-	Conversation clearbox.UserID    `cbor:"3,keyasint"` // with whom
+	Conversation clearbox.UserID    `cbor:"3,keyasint"` // with whom; zero in a group
 	Sender       clearbox.UserID    `cbor:"4,keyasint"`
 	SenderDevice clearbox.DeviceID  `cbor:"5,keyasint"`
 	Outgoing     bool               `cbor:"6,keyasint,omitempty"`
@@ -70,18 +79,72 @@ type Message struct {
 	Token        []byte             `cbor:"14,keyasint,omitempty"` // delivery token that was shown for it
 	Outer        clearbox.MessageID `cbor:"15,keyasint,omitzero"`  // its id at the servers, where that is not ID
 	Asked        bool               `cbor:"70,keyasint,omitempty"` // it cannot be read, and its sender was asked for it again
+
+	Group     clearbox.GroupID   `cbor:"16,keyasint,omitzero"`
+	Reply     *Ref               `cbor:"17,keyasint,omitempty"` // what it answers; the author is never zero
+	Mentions  []Mention          `cbor:"18,keyasint,omitempty"`
+	File      *File              `cbor:"19,keyasint,omitempty"`
+	Edited    clearbox.Millis    `cbor:"20,keyasint,omitempty"` // when its sender last changed it, or took it back
+	EditID    clearbox.MessageID `cbor:"21,keyasint,omitzero"`  // and by which content
+	Reactions []Reaction         `cbor:"22,keyasint,omitempty"`
+	Expires   uint32             `cbor:"23,keyasint,omitempty"` // seconds after it was read or sent; 0 is for ever
+	Gone      clearbox.Millis    `cbor:"24,keyasint,omitempty"` // when it disappears, once that is known
+	// Unsent is why the last change of ours to it did not go out.
+	Unsent clearbox.Code `cbor:"25,keyasint,omitempty"`
+}
+
+// Reaction is what somebody put beside a message.
+type Reaction struct {
+	User  clearbox.UserID    `cbor:"1,keyasint"`
+	Emoji string             `cbor:"2,keyasint,omitempty"` // empty: it was taken back
+	Sent  clearbox.Millis    `cbor:"3,keyasint"`           // by the clock of User
+	ID    clearbox.MessageID `cbor:"4,keyasint"`           // of the content that set it
+}
+
+// Ref names the message to others.
+func (m *Message) Ref() Ref { return Ref{ID: m.ID, Author: m.Sender} }
+
+// In is the conversation that the message is a line of.
+func (m *Message) In() ConversationID { return ConversationID{User: m.Conversation, Group: m.Group} }
+
+// Shown gives the reactions that were not taken back.
+func (m *Message) Shown() []Reaction {
+	return slices.DeleteFunc(slices.Clone(m.Reactions), func(r Reaction) bool { return r.Emoji == "" })
+}
+
+// written tells what its sender wrote from lines that say something else.
+func (m *Message) written() bool { return m.Kind == MessageText || m.Kind == MessageFile }
+
+// sendable tells whether m, of our own, can be sent again.
+func (m *Message) sendable() bool { return m.written() || m.Kind == MessageTimer }
+
+// content is what m is sent as.
+func (m *Message) content() *Content {
+	c := &Content{
+		Kind: KindText, ID: m.ID, Sent: m.Sent, To: m.Conversation,
+		Text: m.Text, Target: m.Reply, Mentions: m.Mentions, File: m.File, Expires: m.Expires,
+	}
+	switch m.Kind {
+	case MessageFile:
+		c.Kind = KindFile
+	case MessageTimer:
+		c.Kind, c.Timer, c.Expires = KindTimer, m.Expires, 0
+	}
+	return c
 }
 
 // place is where the message with a sender and id is.
 type place struct {
 	UUID  string `cbor:"1,keyasint"` // conversation
-	Order uint64 `cbor:"2,keyasint"` // 0: it was no line of a conversation
+	Order uint64 `cbor:"2,keyasint"` // 0: it was no line of a conversation, or the line is gone
+	// Change tells that the id is that of an own change to the line.
+	Change bool `cbor:"3,keyasint,omitempty"`
 }
 
 // findMessage gives the message with that sender and id, or nil.
 func findMessage(r Reader, senderUUID string, id clearbox.MessageID) (*Message, string, error) {
 	at, err := load[place](r, idKey(senderUUID, id))
-	if err != nil || at == nil || at.Order == 0 {
+	if err != nil || at == nil || at.Order == 0 || at.Change {
 		return nil, "", err
 	}
 	key := messageKey(at.UUID, at.Order)
@@ -116,7 +179,7 @@ func addMessage(tx Tx, uuid, senderUUID string, m *Message) error {
 
 // advance moves an own message on to state, if that is further than where it
 // is, and tells whether anything changed.
-func advance(tx Tx, self *self, id clearbox.MessageID, state State, reason clearbox.Code, delayed bool) (bool, error) {
+func (b *Brain) advance(tx Tx, self *self, id clearbox.MessageID, state State, reason clearbox.Code, delayed bool) (bool, error) {
 	m, key, err := findMessage(tx, self.uuid, id)
 	if err != nil || m == nil || !m.Outgoing {
 		return false, err
@@ -134,12 +197,24 @@ func advance(tx Tx, self *self, id clearbox.MessageID, state State, reason clear
 	default:
 		return false, nil
 	}
-	if m.State == StateAtPeer || m.State == StateDelivered || m.State == StateFailed {
+	if err := startClock(tx, m, b.now()); err != nil {
+		return false, err
+	}
+	if m.State == StateAtPeer || m.State.Arrived() || m.State == StateFailed {
 		if err := errors.Join(tx.Delete(awaitKey(m.ID)), tx.Delete(awaitKey(m.Outer))); err != nil {
 			return false, err
 		}
 	}
 	return true, save(tx, key, m)
+}
+
+// fail gives up what was to be sent under id: a message, or a change to one.
+func (b *Brain) fail(tx Tx, s *self, id clearbox.MessageID, why clearbox.Code) (bool, error) {
+	changed, err := b.advance(tx, s, id, StateFailed, why, false)
+	if err != nil || changed {
+		return changed, err
+	}
+	return unsent(tx, s, id, why)
 }
 
 // Message gives an own message by its id; ErrNoValue if there is none.
@@ -156,49 +231,6 @@ func (b *Brain) Message(ctx context.Context, id clearbox.MessageID) (*Message, e
 		}
 		out = m
 		return err
-	})
-	return out, err
-}
-
-// Messages gives up to limit lines of the conversation with user that come
-// after the one with that order, oldest first; 0 is before the first. Limit 0
-// is all.
-func (b *Brain) Messages(ctx context.Context, user clearbox.UserID, after uint64, limit int) ([]Message, error) {
-	return b.lines(ctx, user, func(uuid string) Range {
-		return Range{Prefix: prefixMsg + uuid + "/", After: messageKey(uuid, after), Limit: limit}
-	})
-}
-
-// Recent gives the last limit lines of the conversation with user, oldest first.
-func (b *Brain) Recent(ctx context.Context, user clearbox.UserID, limit int) ([]Message, error) {
-	out, err := b.lines(ctx, user, func(uuid string) Range {
-		return Range{Prefix: prefixMsg + uuid + "/", Limit: limit, Reverse: true}
-	})
-	slices.Reverse(out)
-	return out, err
-}
-
-// lines gives the lines of a conversation, also by the provisional contact that it
-// began with.
-func (b *Brain) lines(ctx context.Context, user clearbox.UserID, rng func(uuid string) Range) (out []Message, err error) {
-	err = b.vault.View(ctx, func(r Reader) error {
-		out = nil
-		real, err := behind(r, user)
-		if err != nil {
-			return err
-		}
-		entries, err := r.List(rng(uuidOfUser(real)))
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			m, err := parse[Message](e.Value)
-			if err != nil {
-				return err
-			}
-			out = append(out, *m)
-		}
-		return nil
 	})
 	return out, err
 }
@@ -227,7 +259,7 @@ func (b *Brain) listed(ctx context.Context, prefix string, limit int) (out []Mes
 			if err != nil {
 				return err
 			}
-			if m != nil {
+			if m != nil && !m.goneBy(b.now()) {
 				out = append(out, *m)
 			}
 		}
@@ -238,11 +270,15 @@ func (b *Brain) listed(ctx context.Context, prefix string, limit int) (out []Mes
 
 // MarkShown says that these lines were shown as they stand here, own ones
 // included. A process that dies between showing and marking shows them again.
+// What others wrote counts as read from now on: it may be told them, and what
+// disappears begins to.
 func (b *Brain) MarkShown(ctx context.Context, lines ...Message) error {
 	if len(lines) == 0 {
 		return nil
 	}
-	return b.vault.Update(ctx, func(tx Tx) error {
+	read := false
+	err := b.vault.Update(ctx, func(tx Tx) error {
+		read = false
 		for i := range lines {
 			m := &lines[i]
 			if m.Outgoing {
@@ -251,10 +287,27 @@ func (b *Brain) MarkShown(ctx context.Context, lines ...Message) error {
 				}
 				continue
 			}
+			unseen, err := optional(tx.Get(newKey(m.Order)))
+			if err != nil {
+				return err
+			}
+			if unseen == nil {
+				continue
+			}
 			if err := tx.Delete(newKey(m.Order)); err != nil {
 				return err
 			}
+			told, err := b.wasRead(tx, m)
+			if err != nil {
+				return err
+			}
+			read = read || told
 		}
 		return nil
 	})
+	if read {
+		wake(b.receiptWake)
+	}
+	wake(b.expiryWake)
+	return err
 }

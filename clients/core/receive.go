@@ -94,6 +94,11 @@ func (b *Brain) actOn(got arrivals) {
 // readNotice moves an own message on by what the server reports.
 func (b *Brain) readNotice(tx Tx, s *self, n *wire.Notice, got *arrivals) error {
 	m, _, err := findMessage(tx, s.uuid, n.ID)
+	if err == nil && m == nil && n.Kind == wire.NoticeUndeliverable {
+		changed, err := unsent(tx, s, n.ID, n.Code)
+		got.shown = got.shown || changed
+		return err
+	}
 	if err != nil || m == nil || m.Conversation != n.Recipient {
 		return err // not about a message that was written here to that person
 	}
@@ -103,7 +108,7 @@ func (b *Brain) readNotice(tx Tx, s *self, n *wire.Notice, got *arrivals) error 
 	var changed bool
 	switch n.Kind {
 	case wire.NoticeDelayed:
-		changed, err = advance(tx, s, n.ID, StateAtServer, "", true)
+		changed, err = b.advance(tx, s, n.ID, StateAtServer, "", true)
 	case wire.NoticeUndeliverable:
 		if n.Code == clearbox.CodeConsentRequired {
 			if changed, err = b.again(tx, s, m, got); err != nil || changed {
@@ -111,7 +116,7 @@ func (b *Brain) readNotice(tx Tx, s *self, n *wire.Notice, got *arrivals) error 
 			}
 		}
 		// outcome_unknown included: a receipt that comes later corrects it.
-		changed, err = advance(tx, s, n.ID, StateFailed, n.Code, false)
+		changed, err = b.advance(tx, s, n.ID, StateFailed, n.Code, false)
 	case wire.NoticeRequeue:
 		changed, err = b.requeue(tx, s, m)
 		got.queue = got.queue || changed
@@ -347,134 +352,4 @@ func (b *Brain) unreadable(tx Tx, s *self, env *letter, reason clearbox.Code, go
 		return b.miss(tx, env, m, got)
 	}
 	return nil
-}
-
-// readContent stores what an envelope held.
-func (b *Brain) readContent(tx Tx, s *self, env *letter, plaintext []byte, got *arrivals) error {
-	c, err := DecodeContent(plaintext)
-	if err != nil {
-		return b.unreadable(tx, s, env, reasonFormat, got)
-	}
-	if env.Sender.IsZero() {
-		if ok, err := b.introduce(tx, s, env, c.From); err != nil || !ok {
-			return errors.Join(err, b.unreadable(tx, s, env, reasonOrigin, got))
-		}
-	}
-	// What is inside the encryption must agree with what the servers say of the
-	// sender, and be meant for us. The id is taken from the inside: a server that
-	// writes another one outside changes nothing.
-	own := env.Sender == s.User
-	if c.From != env.Sender || !own && c.To != s.User || own && c.To == s.User {
-		return b.unreadable(tx, s, env, reasonMisrouted, got)
-	}
-	if !own {
-		if err := b.heal(tx, s, env, c, got); err != nil {
-			return err
-		}
-	}
-	senderUUID := env.uuid
-	known, key, err := findMessage(tx, senderUUID, c.ID)
-	if err != nil {
-		return err
-	}
-	if known != nil && known.Kind != MessageUndecryptable {
-		return nil // a repeat: re-encryption under the same id is no new message
-	}
-	if !own {
-		if ignored, err := b.blocked(tx, senderUUID); err != nil || ignored {
-			return err
-		}
-		if err := b.learnToken(tx, s, env, c, got); err != nil {
-			return err
-		}
-		if err := b.claimName(tx, s, env.Sender, c.Address, got); err != nil {
-			return err
-		}
-	}
-	if c.Kind == KindAccept && !own {
-		if ok, err := b.readAccept(tx, s, env, c, got); err != nil || !ok {
-			return errors.Join(err, b.unreadable(tx, s, env, reasonMisrouted, got))
-		}
-	}
-	if c.Kind != KindText && c.Kind.Known() { // for a renewal the new session is all that it was for
-		for _, id := range c.Delivered {
-			moved, err := b.delivered(tx, s, env.Sender, id)
-			if err != nil {
-				return err
-			}
-			got.shown = got.shown || moved
-		}
-		if known != nil {
-			return nil
-		}
-		return save(tx, idKey(senderUUID, c.ID), place{UUID: senderUUID})
-	}
-	m := &Message{
-		ID: c.ID, Conversation: env.Sender, Sender: env.Sender, SenderDevice: env.SenderDevice,
-		Kind: MessageText, Text: c.Text, Sent: c.Sent, Stored: b.now(), State: StateReceived,
-	}
-	if !c.Kind.Known() {
-		m.Kind, m.Text = MessageUnsupported, ""
-	}
-	uuid := senderUUID
-	if own {
-		m.Conversation, m.Outgoing, m.State, uuid = c.To, true, StateAtServer, uuidOfUser(c.To)
-	} else {
-		got.wrote = append(got.wrote, env.Sender)
-	}
-	got.shown = true
-	if known != nil { // it could not be read at first; now it takes its place
-		if err := errors.Join(tally(tx, func(h *Healing) { h.Healed++ }), tx.Delete(key), tx.Delete(newKey(known.Order)), tx.Delete(lostKey(senderUUID, known.Order))); err != nil {
-			return err
-		}
-	}
-	if err := addMessage(tx, uuid, senderUUID, m); err != nil || own {
-		return err
-	}
-	got.receipts = true
-	return tx.Put(receiptKey(uuid, c.ID), []byte{1})
-}
-
-// blocked tells whether the person does not want to hear from a sender. Whoever
-// can be heard can be asked for what is lost, again.
-func (b *Brain) blocked(tx Tx, uuid string) (bool, error) {
-	c, err := load[contact](tx, contactKey(uuid))
-	if err != nil || c == nil {
-		return false, err
-	}
-	if renewals := min(c.Renewals, healFree); renewals > 0 {
-		if !within(b.now(), c.Renewed, healCalm) {
-			renewals = 0
-		}
-		if renewals == c.Renewals {
-			return c.Blocked, nil
-		}
-		c.Renewals = renewals
-		err = save(tx, contactKey(uuid), c)
-	}
-	return c.Blocked, err
-}
-
-// delivered takes a receipt for an own message, which only its recipient can give.
-func (b *Brain) delivered(tx Tx, s *self, from clearbox.UserID, id clearbox.MessageID) (bool, error) {
-	m, _, err := findMessage(tx, s.uuid, id)
-	if err != nil || m == nil || m.Conversation != from {
-		return false, err
-	}
-	return advance(tx, s, id, StateDelivered, "", false)
-}
-
-// claimName notes what a sender says they are called, to be confirmed.
-func (b *Brain) claimName(tx Tx, s *self, user clearbox.UserID, name string, got *arrivals) error {
-	store := sessionsOf(tx, s, user)
-	c, err := store.contact()
-	if err != nil || name == "" || c.Claimed == name || c.Address == name {
-		return err
-	}
-	if a, err := clearbox.ParseAddress(name); err != nil || a.Server != user.Server {
-		return nil // not a name that their server could confirm
-	}
-	c.Claimed = name
-	got.names = true
-	return save(tx, contactKey(store.uuid), c)
 }

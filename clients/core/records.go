@@ -45,6 +45,15 @@ import (
 //	lost/<uuid>/<order>         messages of uuid that could not be read and are asked for
 //	healing                     counts of such messages
 //	blocks                      there if the own server is to be told who is blocked
+//	conv/<conversation>         timer, mute, pins and draft of a conversation
+//	late/<conversation>/<...>   changes to messages that are not here yet
+//	event/<uuid>/<...>          what somebody did to lines that were shown, not shown yet
+//	gone/<time>/<order>         when messages disappear, with their conversation
+//	settings                    what the person chose
+//	profile                     the own card and its key
+//
+// A conversation is named by the UUID of the person, or by g and the group's id:
+// wherever uuid stands for a conversation above, that may stand too.
 const (
 	keyAccount    = "account"
 	keyTokens     = "tokens"
@@ -69,11 +78,19 @@ const (
 	prefixAnswer  = "answer/"
 	prefixLost    = "lost/"
 	prefixSession = "session/"
+	prefixConv    = "conv/"
+	prefixLate    = "late/"
+	prefixEvent   = "event/"
+	prefixGone    = "gone/"
 
 	keyOwnToken    = "token/own"
 	keyCertificate = "certificate"
 	keyBlocks      = "blocks"
 	keyHealing     = "healing"
+	keySettings    = "settings"
+	keyProfile     = "profile"
+	keyIgnored     = "count/ignored" // changes by people who may not
+	keyForget      = "count/forget"  // deletions that are in the vault's files yet
 )
 
 func contactKey(uuid string) string { return prefixContac + uuid }
@@ -217,8 +234,8 @@ func nextOrder(tx Tx) (uint64, error) {
 	return n + 1, setCount(tx, keyOrder, n+1)
 }
 
-// heads gives, for a prefix whose keys go on with a UUID and a slash, each
-// UUID once, in order.
+// heads gives, for a prefix whose keys go on with a conversation and a slash,
+// each conversation once, in order.
 func heads(r Reader, prefix string) ([]string, error) {
 	var out []string
 	after := ""
@@ -233,11 +250,8 @@ func heads(r Reader, prefix string) ([]string, error) {
 	}
 }
 
-// uuidOf cuts the UUID out of a key.
+// uuidOf cuts the conversation out of a key.
 func uuidOf(prefix, key string) string {
-	rest := key[len(prefix):]
-	if len(rest) < 36 {
-		return rest
-	}
-	return rest[:36]
+	head, _, _ := strings.Cut(key[len(prefix):], "/")
+	return head
 }

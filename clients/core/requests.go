@@ -257,8 +257,11 @@ func (b *Brain) Block(ctx context.Context, user clearbox.UserID) error {
 		if err := errors.Join(save(tx, contactKey(uuid), c), b.dropReceipts(tx, uuid), b.blocksChanged(tx)); err != nil {
 			return err
 		}
-		if !knew || !s.elsewhere(user) {
+		if !knew {
 			return nil
+		}
+		if err := b.changeProfileKey(tx); err != nil || !s.elsewhere(user) {
+			return err
 		}
 		return b.changeLocks(tx, s)
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -28,6 +29,7 @@ func (b *Brain) Run(ctx context.Context) error {
 		return err
 	}
 	defer b.end()
+	defer b.beside(ctx, b.expire)()
 	wait := backoffFirst
 	for {
 		start := b.opts.Now()
@@ -58,6 +60,18 @@ func (b *Brain) Run(ctx context.Context) error {
 			timer.Stop()
 			return ctx.Err()
 		}
+	}
+}
+
+// beside runs fn until the function that it gives is called, which waits for fn's
+// end.
+func (b *Brain) beside(ctx context.Context, fn func(context.Context)) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { fn(ctx) })
+	return func() {
+		cancel()
+		wg.Wait()
 	}
 }
 

@@ -40,6 +40,12 @@ func (c *connection) receipts(ctx context.Context) {
 	}
 }
 
+// What is to be told of a message; that it was read says that it was delivered.
+const (
+	receiptDelivered = 1
+	receiptRead      = 2
+)
+
 // maxUnsentReceipts is how many receipts are kept for somebody who was not
 // accepted; they are sent if that changes.
 const maxUnsentReceipts = 1024
@@ -110,7 +116,7 @@ func (b *Brain) flushReceiptsFor(tx Tx, s *self, uuid string) (queued bool, err 
 		}
 		waiting = waiting[maxUnsentReceipts:]
 	}
-	var ids []clearbox.MessageID
+	var delivered, read []clearbox.MessageID
 	for i, e := range waiting {
 		if err := tx.Delete(e.Key); err != nil {
 			return false, err
@@ -119,18 +125,22 @@ func (b *Brain) flushReceiptsFor(tx Tx, s *self, uuid string) (queued bool, err 
 		if err != nil {
 			return false, err
 		}
-		ids = append(ids, id)
-		if send && (len(ids) == maxReceipts || i == len(waiting)-1) {
-			if err := b.enqueueReceipt(tx, s, c.User, ids); err != nil {
+		if len(e.Value) == 1 && e.Value[0] == receiptRead {
+			read = append(read, id)
+		} else {
+			delivered = append(delivered, id)
+		}
+		if send && (len(delivered)+len(read) == maxReceipts || i == len(waiting)-1) {
+			if err := b.enqueueReceipt(tx, s, c.User, delivered, read); err != nil {
 				return false, err
 			}
-			ids = nil
+			delivered, read = nil, nil
 		}
 	}
 	return send, nil
 }
 
-func (b *Brain) enqueueReceipt(tx Tx, s *self, to clearbox.UserID, ids []clearbox.MessageID) error {
+func (b *Brain) enqueueReceipt(tx Tx, s *self, to clearbox.UserID, delivered, read []clearbox.MessageID) error {
 	id, err := clearbox.NewMessageID(b.opts.Random)
 	if err != nil {
 		return err
@@ -139,7 +149,7 @@ func (b *Brain) enqueueReceipt(tx Tx, s *self, to clearbox.UserID, ids []clearbo
 	if err != nil {
 		return err
 	}
-	return b.enqueue(tx, s, order, &Content{Kind: KindReceipt, ID: id, Sent: b.now(), To: to, Delivered: ids})
+	return b.enqueue(tx, s, order, &Content{Kind: KindReceipt, ID: id, Sent: b.now(), To: to, Delivered: delivered, Read: read})
 }
 
 // tasks looks after keys, names and states with requests that may take their
@@ -183,7 +193,7 @@ func (c *connection) tasks(ctx context.Context) {
 func (b *Brain) tendContacts(ctx context.Context) error {
 	var first error
 	for _, task := range []func(context.Context) error{
-		b.uploadToken, b.tendCertificate, b.tendRoots, b.sendKnocks, b.answerKnocks, b.putBlocks, b.tendLost,
+		b.uploadToken, b.tendCertificate, b.tendRoots, b.sendKnocks, b.answerKnocks, b.putBlocks, b.tendLost, b.tellProfile,
 	} {
 		if err := task(ctx); err != nil {
 			if lasting(err) || ctx.Err() != nil {
@@ -238,12 +248,12 @@ func (b *Brain) status(ctx context.Context, id clearbox.MessageID, state wire.Me
 	switch state {
 	case wire.StateAtPeer:
 		err = b.vault.Update(ctx, func(tx Tx) error {
-			moved, err = advance(tx, s, id, StateAtPeer, "", false)
+			moved, err = b.advance(tx, s, id, StateAtPeer, "", false)
 			return err
 		})
 	case wire.StateDelayed:
 		err = b.vault.Update(ctx, func(tx Tx) error {
-			moved, err = advance(tx, s, id, StateAtServer, "", true)
+			moved, err = b.advance(tx, s, id, StateAtServer, "", true)
 			return err
 		})
 	case wire.StateUnknown:
@@ -252,7 +262,7 @@ func (b *Brain) status(ctx context.Context, id clearbox.MessageID, state wire.Me
 		err = b.vault.Update(ctx, func(tx Tx) error {
 			m, _, err := findMessage(tx, s.uuid, id)
 			if err == nil && m != nil && m.State == StateAtServer {
-				moved, err = advance(tx, s, id, StateFailed, clearbox.CodeOutcomeUnknown, false)
+				moved, err = b.advance(tx, s, id, StateFailed, clearbox.CodeOutcomeUnknown, false)
 			}
 			return errors.Join(err, tx.Delete(awaitKey(id)))
 		})

@@ -25,6 +25,10 @@ type Vault interface {
 	View(ctx context.Context, fn func(Reader) error) error
 	// Update runs fn and commits what it wrote.
 	Update(ctx context.Context, fn func(Tx) error) error
+	// Forget makes sure that values which were deleted or replaced before are
+	// nowhere that the vault writes to any more. It may take as long as writing
+	// the whole vault; its error is one of Update's.
+	Forget(ctx context.Context) error
 }
 
 // Reader reads inside a transaction. Values it hands out belong to the vault:

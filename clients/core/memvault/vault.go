@@ -41,6 +41,9 @@ func (v *Vault) Update(ctx context.Context, fn func(core.Tx) error) error {
 	return nil
 }
 
+// Forget implements core.Vault: nothing older than the present is kept anyway.
+func (v *Vault) Forget(ctx context.Context) error { return ctx.Err() }
+
 // Clone copies the present state, as a snapshot of a disk would.
 func (v *Vault) Clone() *Vault {
 	v.mu.RLock()
