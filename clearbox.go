@@ -336,6 +336,42 @@ func (m *MemberID) UnmarshalText(b []byte) error {
 	return nil
 }
 
+// ObjectID names an attachment at the server that keeps it: 128 random bits,
+// chosen by who uploads it. It is known to those the attachment was sent to.
+type ObjectID [16]byte
+
+// NewObjectID draws an id from random. It returns random's error.
+func NewObjectID(random io.Reader) (ObjectID, error) {
+	var id ObjectID
+	_, err := io.ReadFull(random, id[:])
+	return id, err
+}
+
+// ParseObjectID accepts the 26-character base32 form.
+func ParseObjectID(s string) (ObjectID, error) {
+	raw, ok := parseID(s)
+	if !ok {
+		return ObjectID{}, Errorf(CodeBadRequest, "an object id is 26 characters of lower-case base32")
+	}
+	return raw, nil
+}
+
+// String is the 26-character base32 form.
+func (o ObjectID) String() string { return base32lower.EncodeToString(o[:]) }
+
+// MarshalText gives the base32 form.
+func (o ObjectID) MarshalText() ([]byte, error) { return []byte(o.String()), nil }
+
+// UnmarshalText is ParseObjectID.
+func (o *ObjectID) UnmarshalText(b []byte) error {
+	v, err := ParseObjectID(string(b))
+	if err != nil {
+		return err
+	}
+	*o = v
+	return nil
+}
+
 func randomID(random io.Reader) (string, error) {
 	var b [16]byte
 	if _, err := io.ReadFull(random, b[:]); err != nil {

@@ -35,6 +35,7 @@ const (
 	CodeInviteInvalid    Code = "invite_invalid"    // unknown, used, revoked or expired
 	CodeBadSignature     Code = "bad_signature"     // a key or list whose signature does not verify
 	CodeQuota            Code = "quota_exceeded"    // the caller's own quota
+	CodeRange            Code = "bad_range"         // a part that the object does not have
 
 	// Reasons a message was not delivered (bounces), and per-item verdicts.
 	CodePeerUnreachable      Code = "peer_unreachable"

@@ -42,6 +42,7 @@ var floors = map[string]int{
 	"crypto/interop/sealedpeer":     70,
 	"storage":                       10,
 	"storage/keystore":              11,
+	"storage/blob":                  11,
 	"storage/storagetest":           12,
 	"federation":                    10,
 	"federation/conformance":        11,
@@ -60,6 +61,7 @@ var floors = map[string]int{
 	"server/directory/prekeys":      12,
 	"server/directory":              22,
 	"server/afar":                   22,
+	"server/media":                  22,
 	"server/delivery":               30,
 	"server/admin":                  31,
 	"server/api":                    40,
@@ -108,7 +110,7 @@ var rules = []rule{
 	},
 	{
 		who:   []string{"clients/..."},
-		never: []string{"storage/...", "federation/...", "server", "server/api", "server/auth", "server/config", "server/delivery", "server/directory", "server/afar", "server/admin", "server/archive", "server/presence", "server/peering", "server/logging"},
+		never: []string{"storage/...", "federation/...", "server", "server/api", "server/auth", "server/config", "server/delivery", "server/directory", "server/afar", "server/media", "server/admin", "server/archive", "server/presence", "server/peering", "server/logging"},
 		why:   "clients speak, they do not peek",
 	},
 	{

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"slices"
+	"testing"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -90,3 +91,16 @@ func (p *Pace) Limited() { p.p.limited() }
 
 // Slow follows a transaction that did not arrive in its time.
 func (p *Pace) Slow() { p.p.slow() }
+
+// MediaWire is the answer to a question about an attachment as it is sent.
+type MediaWire = mediaAnswer
+
+// EncodeWire encodes anything that is sent.
+func EncodeWire(t testing.TB, v any) []byte {
+	t.Helper()
+	b, err := encoder.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}

@@ -51,8 +51,11 @@ type InboxOptions struct {
 	// nothing is told to the peer.
 	Ephemeral func(ctx context.Context, peer clearbox.ServerName, items []Fleeting)
 	Handshake Handshake // nil refuses PathPeering
-	Now       func() time.Time
-	Log       *slog.Logger
+	// Media gives attachments of people here; nil has none.
+	Media               Media
+	MediaBytesPerSecond int // per peer; default 20 MiB, negative for no limit
+	Now                 func() time.Time
+	Log                 *slog.Logger
 }
 
 // Inbox is the HTTP handler for everything below /fed/v1/ and the well-known
@@ -95,7 +98,7 @@ func NewInbox(self *Self, client *Client, acceptor Acceptor, directory Directory
 	return &Inbox{
 		self: self, client: client, peers: client.peers, acceptor: acceptor, directory: directory, opts: opts,
 		verifier:  &Verifier{Server: self.Server(), Authorities: authorities, Nonces: NewNonces(opts.MaxNonces)},
-		quotas:    newQuotas(opts.EnvelopesPerSecond, opts.BytesPerSecond),
+		quotas:    newQuotas(opts.EnvelopesPerSecond, opts.BytesPerSecond, opts.MediaBytesPerSecond),
 		strangers: rate.NewLimiter(handshakesPerSecond, 5*handshakesPerSecond),
 		parking:   newParking(),
 	}
@@ -108,6 +111,7 @@ type endpoint struct {
 	bucket func(*quota) *rate.Limiter // requests, or nil
 	// contact marks what only those need who want to write to our people.
 	contact bool
+	media   bool // has places of its own
 }
 
 func (in *Inbox) endpoint(path string) (endpoint, bool) {
@@ -122,6 +126,8 @@ func (in *Inbox) endpoint(path string) (endpoint, bool) {
 		return endpoint{limit: MaxSmallBody, handle: in.devices, bucket: questions}, true
 	case PathEphemeral:
 		return endpoint{limit: MaxEphemeral, handle: in.ephemeral, bucket: fleeting}, in.opts.Ephemeral != nil
+	case PathMedia:
+		return endpoint{limit: MaxSmallBody, handle: in.media, media: true}, in.opts.Media != nil
 	case PathClaim:
 		return endpoint{limit: MaxSmallBody, handle: in.claim, bucket: claims, contact: true}, true
 	}
@@ -211,11 +217,11 @@ func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 		return
 	}
 	q := in.quotas.of(&peer, in.opts.Now())
-	if !in.quotas.enter(q) {
+	if !in.quotas.enter(q, e.media) {
 		a.slowDown(time.Second)
 		return
 	}
-	defer in.quotas.leave(q)
+	defer in.quotas.leave(q, e.media)
 	if wait := in.admit(q, e, r.ContentLength); wait > 0 {
 		a.slowDown(wait)
 		return

@@ -20,6 +20,7 @@ const (
 	PathClaim     = "/fed/v1/prekeys/claim"
 	PathPeering   = "/fed/v1/peering"
 	PathEphemeral = "/fed/v1/ephemeral"
+	PathMedia     = "/fed/v1/media"
 )
 
 // The media types of bodies.

@@ -16,6 +16,8 @@ const (
 	maxConcurrent             = 16 // requests of one peer past the signature at one time
 	questionsPerSecond        = 50 // directory questions of one peer
 	claimsPerSecond           = 10 // of one peer (federation.md, 11)
+	DefaultMediaPerSecond     = 20 << 20
+	maxMediaConcurrent        = 16 // pieces of attachments for one peer at one time, beside maxConcurrent
 	ephemeralPerSecond        = 20 // requests of one peer
 	handshakesPerSecond       = 2  // of all strangers together
 )
@@ -26,6 +28,7 @@ const burstSeconds = 5
 // quotas are the token buckets of the peers.
 type quotas struct {
 	envelopes, bytes float64 // of a peer that has none of its own
+	media            float64 // of every peer
 
 	mu    sync.Mutex // guards peers and the running counts in them
 	peers map[clearbox.ServerName]*quota
@@ -33,13 +36,14 @@ type quotas struct {
 
 type quota struct {
 	envelopes, bytes, questions, claims, ephemeral *rate.Limiter
-	running                                        int
+	media                                          *rate.Limiter // bytes that go out
+	running, reading                               int
 }
 
-func newQuotas(envelopes, bytes int) *quotas {
+func newQuotas(envelopes, bytes, media int) *quotas {
 	return &quotas{
 		envelopes: float64(orDefault(envelopes, DefaultEnvelopesPerSecond)), bytes: float64(orDefault(bytes, DefaultBytesPerSecond)),
-		peers: map[clearbox.ServerName]*quota{},
+		media: float64(orDefault(media, DefaultMediaPerSecond)), peers: map[clearbox.ServerName]*quota{},
 	}
 }
 
@@ -68,7 +72,7 @@ func (q *quotas) of(peer *Peer, now time.Time) *quota {
 	p := q.peers[peer.Server]
 	if p == nil {
 		p = &quota{
-			envelopes: bucket(envelopes), bytes: bucket(bytes),
+			envelopes: bucket(envelopes), bytes: bucket(bytes), media: bucket(q.media),
 			questions: rate.NewLimiter(questionsPerSecond, 5*questionsPerSecond),
 			claims:    rate.NewLimiter(claimsPerSecond, 5*claimsPerSecond),
 			ephemeral: rate.NewLimiter(ephemeralPerSecond, 5*ephemeralPerSecond),
@@ -100,21 +104,31 @@ func resize(l *rate.Limiter, perSecond float64, now time.Time) {
 	}
 }
 
-// enter takes one of the peer's places; leave gives it back.
-func (q *quotas) enter(p *quota) bool {
+// enter takes one of the peer's places; leave gives it back. Attachments have
+// places of their own, so that messages do not wait for them.
+func (q *quotas) enter(p *quota, media bool) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if p.running >= maxConcurrent {
+	n, most := p.places(media)
+	if *n >= most {
 		return false
 	}
-	p.running++
+	*n++
 	return true
 }
 
-func (q *quotas) leave(p *quota) {
+func (q *quotas) leave(p *quota, media bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	p.running--
+	n, _ := p.places(media)
+	*n--
+}
+
+func (p *quota) places(media bool) (n *int, most int) {
+	if media {
+		return &p.reading, maxMediaConcurrent
+	}
+	return &p.running, maxConcurrent
 }
 
 // take asks a bucket for n tokens and returns 0, or how long to wait before

@@ -82,32 +82,39 @@ func accountFrom(w *accountAnswer, server clearbox.ServerName) (Account, error) 
 // ask makes one directory question on the claim circuit: a peer whose queue is
 // backing off still gets one every ten seconds.
 func (c *Client) ask(ctx context.Context, server clearbox.ServerName, path string, question, into any) error {
-	if _, err := c.peer(ctx, server); err != nil {
-		return err // before anything is remembered about a name that a user typed
-	}
-	if !c.mayProbe(server, CircuitClaim) {
-		return clearbox.Errorf(clearbox.CodePeerUnreachable, "the other server does not answer at the moment")
-	}
 	body, err := encoder.Marshal(question)
 	if err != nil {
 		return clearbox.Wrap(clearbox.CodeInternal, "the question could not be encoded", err)
 	}
-	answer, err := c.Call(ctx, server, path, body, MaxDirectory)
+	answer, err := c.askRaw(ctx, server, CircuitClaim, path, body, MaxDirectory)
+	if err != nil {
+		return questionError(err)
+	}
+	return decodeBody(answer, into)
+}
+
+// askRaw makes one question on a circuit and gives the bytes of the answer, or
+// the error as Call has it.
+func (c *Client) askRaw(ctx context.Context, server clearbox.ServerName, circuit Circuit, path string, body []byte, limit int64) ([]byte, error) {
+	if _, err := c.peer(ctx, server); err != nil {
+		return nil, err // before anything is remembered about a name that a user typed
+	}
+	if !c.mayProbe(server, circuit) {
+		return nil, clearbox.Errorf(clearbox.CodePeerUnreachable, "the other server does not answer at the moment")
+	}
+	answer, err := c.Call(ctx, server, path, body, limit)
 	if wait := introduced(err); wait > 0 && sleep(ctx, wait) {
-		answer, err = c.Call(ctx, server, path, body, MaxDirectory)
+		answer, err = c.Call(ctx, server, path, body, limit)
 	}
 	if ctx.Err() == nil {
 		wait := time.Duration(0)
 		if clearbox.CodeOf(err) == clearbox.CodePeerUnreachable {
 			wait = probeEvery
 		}
-		c.noteCircuit(server, CircuitClaim, wait)
+		c.noteCircuit(server, circuit, wait)
 	}
 	c.noteAnswer(server, err)
-	if err != nil {
-		return questionError(err)
-	}
-	return decodeBody(answer, into)
+	return answer, err
 }
 
 // introduced is how long to wait for the other side, which is about to know us;

@@ -33,10 +33,12 @@ import (
 	"github.com/clearbox-im/clearbox/server/directory"
 	"github.com/clearbox-im/clearbox/server/identity"
 	"github.com/clearbox-im/clearbox/server/logging"
+	"github.com/clearbox-im/clearbox/server/media"
 	"github.com/clearbox-im/clearbox/server/peering"
 	"github.com/clearbox-im/clearbox/server/presence"
 	"github.com/clearbox-im/clearbox/server/wire"
 	"github.com/clearbox-im/clearbox/storage"
+	"github.com/clearbox-im/clearbox/storage/blob"
 	"github.com/clearbox-im/clearbox/storage/keystore"
 )
 
@@ -69,11 +71,13 @@ type Server struct {
 
 	keys     *keystore.Keystore
 	store    *storage.Store
+	blobs    *blob.Store
 	resetKey *[32]byte // of QUIC connections
 
 	auth      *auth.Service
 	directory *directory.Service
 	delivery  *delivery.Router
+	media     *media.Service
 	presence  *presence.Hub
 	afar      *afar.Service
 	ephemera  *federation.Ephemera
@@ -146,6 +150,9 @@ func (s *Server) openStores(ctx context.Context, c *config.Config) error {
 	if s.keys, err = keystore.Open(ctx, c.KeystorePath(), root[:], keystore.Options{Now: s.o.Now, Random: s.o.Random}); err != nil {
 		return fmt.Errorf("open the key store: %w", err)
 	}
+	if s.blobs, err = blob.Open(c.MediaPath(), blob.Options{}); err != nil {
+		return fmt.Errorf("server.data_dir: %w", err)
+	}
 	s.store, err = storage.Open(ctx, storage.Options{
 		Path: c.DatabasePath(), Sealer: s.keys, Index: s.keys.Index, Now: s.o.Now, Random: s.o.Random, Log: s.log,
 		MailFloor: storage.MailFloor(s.o.Now()), MailboxMails: orUnlimited(int64(c.Limits.MailboxEnvelopes)), MailboxBytes: orUnlimited(int64(c.Limits.MailboxSize)),
@@ -214,6 +221,10 @@ func (s *Server) buildRooms(ctx context.Context, c *config.Config) error {
 			return s.auth.ConsentedSince(tx, userNo, auth.PurposeOpenReachability)
 		},
 	})
+	s.media = media.New(s.store, s.blobs, name, media.Options{
+		Log: s.log, MaxObject: orUnlimited(int64(c.Limits.AttachmentSize)), MaxAccount: orUnlimited(int64(c.Limits.AccountAttachmentsSize)),
+		TTL: c.Retention.Attachments, Admit: s.disk.admit, Remote: s.remoteMedia(),
+	})
 	if s.client != nil {
 		s.buildExchange(c)
 	}
@@ -268,6 +279,7 @@ func (s *Server) buildExchange(c *config.Config) {
 	s.inbox = federation.NewInbox(s.self, s.client, s.delivery, local{s.directory}, federation.InboxOptions{
 		Authorities: c.Authorities(), EnvelopesPerSecond: orNone(c.Limits.PeerEnvelopesPerSecond), BytesPerSecond: orNone(int(c.Limits.PeerBytesPerSecond)),
 		Handshake: s.peering, Ephemeral: s.afar.Ephemeral, Now: s.o.Now, Log: s.log,
+		Media: s.media, MediaBytesPerSecond: orNone(int(c.Limits.PeerAttachmentsPerSecond)),
 		Contact: func(peer clearbox.ServerName) {
 			s.client.Contact(peer)
 			s.sender.Wake(peer)
@@ -300,7 +312,7 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 		proxies = append(proxies, prefix)
 	}
 	s.api = api.New(c.Server.Name, api.Parts{
-		Auth: s.auth, Directory: s.directory, Router: s.delivery, Contacts: s.delivery, Presence: s.presence, Afar: s.afar,
+		Auth: s.auth, Directory: s.directory, Router: s.delivery, Contacts: s.delivery, Media: s.media, Presence: s.presence, Afar: s.afar,
 		Mailbox:      func(p auth.Principal) api.Mailbox { return s.delivery.Mailbox(p) },
 		Archive:      archive.New(s.store, archive.Options{MaxItems: orUnlimited(int64(c.Limits.ArchiveItems)), MaxBytes: orUnlimited(int64(c.Limits.ArchiveSize))}),
 		Admin:        admin.New(s.store, s.auth, c.Server.Name, deeds),
@@ -331,6 +343,14 @@ func (s *Server) known(c *config.Config) func(context.Context, clearbox.ServerNa
 		}
 		return own, nil
 	}
+}
+
+// remoteMedia fetches attachments of peers; nil without federation.
+func (s *Server) remoteMedia() media.Remote {
+	if s.client == nil {
+		return nil
+	}
+	return s.client
 }
 
 func (s *Server) nudge(peer clearbox.ServerName) {

@@ -67,6 +67,7 @@ const (
 	untilAck     = "until the device acknowledged it, at most 30 days"
 	untilPeer    = "until the peer's verdict, at most 14 days"
 	untilKnock   = "14 days"
+	untilMedia   = "until the person deletes it, at most 30 days"
 	operational  = "while the server runs"
 )
 
@@ -173,6 +174,11 @@ func peopleTables() []table {
 		{"archive_items", []fate{
 			same(Pseudonym, "keep the person's own archive", BasisConsent, ExportYes, EraseRow, "until the person deletes it or withdraws", "user_no", "seq", "id", "size", "created"),
 			same(SealedData, "keep the person's own archive; end-to-end encrypted inside", BasisConsent, ExportYes, EraseShred, "until the person deletes it or withdraws", "conversation", "body"),
+		}},
+		{"media", []fate{
+			same(Pseudonym, "keep attachments for those they were sent to; the files are end-to-end encrypted and die with the row", BasisContract, ExportYes, EraseRow, untilMedia,
+				"object", "user_no", "size", "digest", "whole", "created", "expires"),
+			same(Pseudonym, "give an attachment to those only who were told its secret", BasisContract, ExportSecret, EraseRow, untilMedia, "reader"),
 		}},
 	}
 }

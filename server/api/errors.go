@@ -46,6 +46,7 @@ var answers = map[clearbox.Code]answer{
 	clearbox.CodeInviteInvalid:    {http.StatusForbidden, "Invite not valid"},
 	clearbox.CodeBadSignature:     {http.StatusBadRequest, "Bad signature"},
 	clearbox.CodeQuota:            {http.StatusForbidden, "Quota exceeded"},
+	clearbox.CodeRange:            {http.StatusRequestedRangeNotSatisfiable, "Nothing there"},
 
 	clearbox.CodePeerUnreachable:      {http.StatusBadGateway, "The other server cannot be reached"},
 	clearbox.CodePeerBlocked:          {http.StatusForbidden, "No connection with that server"},

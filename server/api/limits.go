@@ -33,8 +33,8 @@ const (
 	pingHTTP2Within = 6 * time.Second
 )
 
-// requestTimeout bounds what happens between a request and its answer; /sync
-// and /ws have their own time.
+// requestTimeout bounds what happens between a request and its answer; /sync,
+// /ws and attachments have their own time.
 const requestTimeout = 30 * time.Second
 
 // ConfigureServer sets the time and size limits that this API relies on.
@@ -47,11 +47,14 @@ func ConfigureServer(s *http.Server) {
 	s.HTTP2 = &http.HTTP2Config{SendPingTimeout: pingHTTP2After, PingTimeout: pingHTTP2Within, WriteByteTimeout: WriteTimeout}
 }
 
+// ownTime are the routes that bound themselves.
+var ownTime = map[string]bool{"/sync": true, "/ws": true, "/media/{object}": true, "/media/{server}/{object}": true}
+
 // bound gives the operation its time: the listener's limit for the answer
 // would otherwise begin with the request's headers.
 func (c *call) bound() context.CancelFunc {
 	c.answerWithin(requestTimeout + WriteTimeout)
-	if c.op.path == "/sync" || c.op.path == "/ws" {
+	if ownTime[c.op.path] {
 		return func() {}
 	}
 	ctx, cancel := context.WithTimeout(c.ctx(), requestTimeout)

@@ -68,7 +68,7 @@ func operations() []operation {
 		overseers  = grants{none, none, none, none, none, both, both, both}
 		machine    = grants{none, none, none, none, none, none, none, both}
 	)
-	const small, keys, send, history = wire.MaxBody, wire.MaxKeysBody, wire.MaxFrame, wire.MaxHistoryBody
+	const small, keys, send, history, part = wire.MaxBody, wire.MaxKeysBody, wire.MaxFrame, wire.MaxHistoryBody, wire.MaxMediaPart
 	const get, post, put, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete
 	return []operation{
 		{get, "/livez", public, 0, live, nil},
@@ -117,6 +117,13 @@ func operations() []operation {
 		{get, "/sync", device, 0, syncMail, nil},
 		// The socket resolves its caller itself: the token may be in the URL.
 		{get, "/ws", socket, 0, openSocket, nil},
+
+		{post, "/media", device, small, createMedia, nil},
+		{get, "/media/{object}", device, 0, mediaState, nil},
+		{put, "/media/{object}", device, part, appendMedia, nil},
+		{post, "/media/{object}", device, small, finishMedia, nil},
+		{del, "/media/{object}", device, 0, deleteMedia, nil},
+		{get, "/media/{server}/{object}", device, 0, readMedia, nil},
 
 		{post, "/groups/create", public, 0, notYet, nil},
 		{get, "/groups", public, 0, notYet, nil},

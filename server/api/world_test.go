@@ -26,8 +26,10 @@ import (
 	"github.com/clearbox-im/clearbox/server/auth/authtest"
 	"github.com/clearbox-im/clearbox/server/delivery"
 	"github.com/clearbox-im/clearbox/server/directory"
+	"github.com/clearbox-im/clearbox/server/media"
 	"github.com/clearbox-im/clearbox/server/presence"
 	"github.com/clearbox-im/clearbox/server/wire"
+	"github.com/clearbox-im/clearbox/storage/blob"
 )
 
 func TestMain(m *testing.M) {
@@ -87,8 +89,18 @@ type setup struct {
 
 	mailbox func(api.Mailbox) api.Mailbox
 	router  func(api.Router) api.Router
+	media   media.Options
 	bubble  bool // in a synctest bubble: no listener
 	draws   int  // random bytes drawn beforehand: another number makes other keys
+}
+
+// attachments keeps them in a folder of its own.
+func (o *setup) attachments(w *world) *media.Service {
+	blobs, err := blob.Open(w.t.TempDir(), blob.Options{})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return media.New(w.Store, blobs, home, o.media)
 }
 
 func newWorld(t testing.TB, o setup) *world {
@@ -115,6 +127,7 @@ func newWorld(t testing.TB, o setup) *world {
 	}})
 	parts := api.Parts{
 		Auth: w.Auth, Directory: dir, Router: w.router, Contacts: w.router, Archive: archive.New(w.Store, o.archive), Presence: w.hub,
+		Media:   o.attachments(w),
 		Mailbox: func(p auth.Principal) api.Mailbox { return w.router.Mailbox(p) },
 		Admin:   admin.New(w.Store, w.Auth, home, admin.Options{Now: w.Clock.Now, Version: o.api.Version}),
 		Servers: func(_ context.Context, name clearbox.ServerName) (wire.ServerInfo, error) {

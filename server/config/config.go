@@ -166,6 +166,8 @@ type Retention struct {
 	Idempotency time.Duration `config:"idempotency" min:"1d" max:"365d"`
 	// Messages for peers that cannot be reached. Then the sender is told.
 	Outbox time.Duration `config:"outbox" min:"1h" max:"30d"`
+	// Attachments that people here have sent. Then they are gone for everybody.
+	Attachments time.Duration `config:"attachments" min:"1h" max:"365d"`
 }
 
 // Limits is the section "limits".
@@ -194,6 +196,13 @@ type Limits struct {
 	ArchiveItems int `config:"archive_items" min:"0" max:"100000000"`
 	// Bytes in one account's encrypted archive.
 	ArchiveSize Size `config:"archive_size" min:"0B" max:"1TiB"`
+	// Bytes of one attachment, as encrypted.
+	AttachmentSize Size `config:"attachment_size" min:"0B" max:"8GiB"`
+	// Bytes of all attachments that one account keeps here.
+	AccountAttachmentsSize Size `config:"account_attachments_size" min:"0B" max:"100TiB"`
+	// Bytes of attachments that one peer may fetch in a second; five times as many
+	// in a burst.
+	PeerAttachmentsPerSecond Size `config:"peer_attachments_per_second" min:"0B" max:"100GiB"`
 	// Free disk space below which nothing new is accepted.
 	DiskReserve Size `config:"disk_reserve" min:"0B" max:"1TiB"`
 }
@@ -303,7 +312,7 @@ func Default() *Config {
 		Notice:       Notice{Version: "1", Language: "en"},
 		Passwords:    Passwords{Memory: 64 * MiB, Iterations: 3, Concurrency: 2},
 		Tokens:       Tokens{Access: 15 * time.Minute, Refresh: 30 * day, Ticket: 30 * time.Second},
-		Retention:    Retention{Undelivered: 30 * day, Idempotency: 30 * day, Outbox: 14 * day},
+		Retention:    Retention{Undelivered: 30 * day, Idempotency: 30 * day, Outbox: 14 * day, Attachments: 30 * day},
 		Limits: Limits{
 			MailboxEnvelopes: 20_000, MailboxSize: 256 * MiB,
 			PeerQueueItems: 500_000, PeerQueueSize: GiB,
@@ -311,6 +320,7 @@ func Default() *Config {
 			AccountMessagesPerSecond: 200, AddressLoginsPerMinute: 60, AddressRequestsPerSecond: 200,
 			Connections:  20_000,
 			ArchiveItems: 100_000, ArchiveSize: 256 * MiB,
+			AttachmentSize: 100 * MiB, AccountAttachmentsSize: 2 * GiB, PeerAttachmentsPerSecond: 20 * MiB,
 			DiskReserve: 256 * MiB,
 		},
 		Federation: Federation{Mode: "allowlist", Transport: "auto", Gossip: true, DelayedAfter: 4 * time.Hour,

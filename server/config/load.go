@@ -183,6 +183,9 @@ func (c *Config) DatabasePath() string { return filepath.Join(c.Server.DataDir, 
 // KeystorePath is where the key store lies.
 func (c *Config) KeystorePath() string { return filepath.Join(c.Server.DataDir, "keystore.db") }
 
+// MediaPath is the folder of the attachments' files.
+func (c *Config) MediaPath() string { return filepath.Join(c.Server.DataDir, "media") }
+
 // AdminSocket is the path of the admin commands' socket.
 func (c *Config) AdminSocket() string {
 	if c.Listen.AdminSocket != "" {
