@@ -36,6 +36,17 @@ func (v *visits) counted(peers http.Handler) http.Handler {
 	})
 }
 
+// shown lets Options.Incoming see what passes.
+func (s *Server) shown(peers http.Handler) http.Handler {
+	if s.o.Incoming == nil {
+		return peers
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.o.Incoming(r)
+		peers.ServeHTTP(w, r)
+	})
+}
+
 func (v *visits) served() []metrics.Served {
 	return []metrics.Served{{Name: "http/1.1", Requests: v.h1.Load()}, {Name: "h2", Requests: v.h2.Load()}, {Name: "h3", Requests: v.h3.Load()}}
 }

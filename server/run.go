@@ -27,7 +27,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	var peers http.Handler
 	if s.inbox != nil {
-		peers = s.visits.counted(s.inbox)
+		peers = s.shown(s.visits.counted(s.inbox))
 	}
 	quic := s.quicServer(c, peers)
 	if len(at.packets) > 0 {

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"math"
 	"net"
+	"net/http"
 	"net/netip"
 	"os"
 	"runtime"
@@ -58,6 +59,8 @@ type Options struct {
 	Version wire.Version
 	// Started is called once when every listener is open.
 	Started func()
+	// Incoming is shown the head of each request of a peer, for tests of what peers tell; nil shows nobody.
+	Incoming func(*http.Request)
 	// Reload is what POST /admin/reload calls; nil refuses.
 	Reload func(context.Context) (wire.AdminReload, error)
 }

@@ -1,6 +1,7 @@
 package core
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,7 +32,24 @@ type Request struct {
 	Method string
 	Path   string // with its query, beginning with a slash
 	Token  string // access token for the Authorization header, or empty
-	Body   []byte // JSON, or nil
+	Body   []byte // JSON if Type says nothing else, or nil
+	Type   string // of Body, "" is application/json
+	// Header has more headers, nil is none.
+	Header map[string]string
+}
+
+// Headers calls set for each header that the request needs beside those of the
+// connection.
+func (r *Request) Headers(set func(name, value string)) {
+	if r.Token != "" {
+		set("Authorization", "Bearer "+r.Token)
+	}
+	if r.Body != nil {
+		set("Content-Type", cmp.Or(r.Type, "application/json"))
+	}
+	for name, value := range r.Header {
+		set(name, value)
+	}
 }
 
 // Response is what the server answered.

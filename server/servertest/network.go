@@ -46,12 +46,7 @@ func (l *line) Do(ctx context.Context, req core.Request) (core.Response, error) 
 	if err != nil {
 		return core.Response{}, err
 	}
-	if req.Body != nil {
-		r.Header.Set("Content-Type", "application/json")
-	}
-	if req.Token != "" {
-		r.Header.Set("Authorization", "Bearer "+req.Token)
-	}
+	req.Headers(r.Header.Set)
 	res, err := l.http.Do(r)
 	if err != nil {
 		return core.Response{}, err

@@ -188,6 +188,7 @@ type House struct {
 	dir  string
 
 	ahead  atomic.Int64 // of its clock, in nanoseconds
+	watch  atomic.Pointer[func(*http.Request)]
 	server *server.Server
 	cancel context.CancelFunc
 	ended  chan error // capacity 1
@@ -249,6 +250,15 @@ func (h *House) SetClock(ahead time.Duration) { h.ahead.Store(int64(ahead)) }
 
 func (h *House) now() time.Time { return time.Now().Add(time.Duration(h.ahead.Load())) }
 
+// Watch shows fn the head of each request that a peer makes from now on.
+func (h *House) Watch(fn func(*http.Request)) { h.watch.Store(&fn) }
+
+func (h *House) incoming(r *http.Request) {
+	if fn := h.watch.Load(); fn != nil {
+		(*fn)(r)
+	}
+}
+
 // Start runs the homeserver; it is ready when Start returns.
 func (h *House) Start() {
 	w := h.w
@@ -274,6 +284,7 @@ func (h *House) Start() {
 		Dial:         func(ctx context.Context, _, address string) (net.Conn, error) { return w.dialPeer(ctx, h, address) },
 		Resolve:      func(_ context.Context, host string) ([]netip.Addr, error) { return w.resolve(host) },
 		Started:      func() { close(ready) },
+		Incoming:     h.incoming,
 	})
 	w.must(err)
 	ctx, cancel := context.WithCancel(context.Background())

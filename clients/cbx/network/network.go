@@ -122,10 +122,8 @@ func (c *Client) Do(ctx context.Context, req core.Request) (core.Response, error
 		return core.Response{}, fmt.Errorf("make the request: %w", err)
 	}
 	c.header(r.Header, req.Token)
-	r.Header.Set("Accept", "application/json")
-	if req.Body != nil {
-		r.Header.Set("Content-Type", "application/json")
-	}
+	r.Header.Set("Accept", "application/json, application/octet-stream")
+	req.Headers(r.Header.Set)
 	res, err := c.http.Do(r)
 	if err != nil {
 		return core.Response{}, explain(err)
