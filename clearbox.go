@@ -22,6 +22,7 @@ const (
 	MaxServerName   = 253      // bytes, RFC 1035, 2.3.4
 	MaxHandle       = 64       // bytes
 	MaxEnvelopesPer = 64       // envelopes in one submission, own other devices included
+	MaxGroup        = 1000     // members of one group
 )
 
 // countries are the codes of ISO 3166-1 alpha-2 that are assigned, and XK, which

@@ -36,6 +36,7 @@ const (
 	CodeBadSignature     Code = "bad_signature"     // a key or list whose signature does not verify
 	CodeQuota            Code = "quota_exceeded"    // the caller's own quota
 	CodeRange            Code = "bad_range"         // a part that the object does not have
+	CodeGroupChanged     Code = "group_changed"     // see GroupChangedError
 
 	// Reasons a message was not delivered (bounces), and per-item verdicts.
 	CodePeerUnreachable      Code = "peer_unreachable"
@@ -48,6 +49,7 @@ const (
 	CodeIdentityChanged      Code = "identity_changed"
 	CodeNoDevice             Code = "no_device"
 	CodeOutcomeUnknown       Code = "outcome_unknown"
+	CodeNotAMember           Code = "not_a_member" // of the group, or not any more
 
 	// Answers between homeservers.
 	CodeUnknownKey          Code = "unknown_key"
@@ -105,6 +107,10 @@ func CodeOf(err error) Code {
 	if errors.As(err, &s) {
 		return CodeStaleDevices
 	}
+	var g *GroupChangedError
+	if errors.As(err, &g) {
+		return CodeGroupChanged
+	}
 	return CodeInternal
 }
 
@@ -122,9 +128,20 @@ type StaleDevicesError struct {
 	Version int64       // the recipient's current device list version
 	Missing []DeviceRef // to be added (a device with another registration id counts as missing and extra)
 	Extra   []DeviceRef // to be left out
+
+	Others []StaleDevicesError // of a message to a group: the other members whose devices differ; without Others of their own
 }
 
 // Error names the counts only: who was written to does not belong into logs.
 func (e *StaleDevicesError) Error() string {
 	return fmt.Sprintf("the recipient's devices changed: %d missing, %d extra", len(e.Missing), len(e.Extra))
 }
+
+// GroupChangedError says that the group is in another epoch than the caller took
+// it for. Nothing was stored; the caller reads what happened and tries again.
+type GroupChangedError struct {
+	Epoch uint64 // the current one
+}
+
+// Error names no group.
+func (e *GroupChangedError) Error() string { return "the group changed meanwhile" }

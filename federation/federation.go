@@ -10,6 +10,7 @@ package federation
 
 import (
 	"context"
+	"encoding/binary"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -17,13 +18,15 @@ import (
 
 // Limits of the wire, protocol version 1. Both ends rely on them.
 const (
-	MaxItems       = 256      // items in one transaction
-	MaxTransaction = 1 << 20  // bytes of one encoded transaction
-	MaxAnswer      = 64 << 10 // bytes of one answer to a transaction
-	MaxInFlight    = 4        // transactions of one class under way to one peer
-	MaxDocument    = 64 << 10 // bytes of a signed server document
-	MaxSmallBody   = 64 << 10 // bytes of any other request body
-	MaxDirectory   = 1 << 20  // bytes of an answer with device lists or bundles
+	MaxItems       = 256       // items in one transaction
+	MaxTransaction = 1 << 20   // bytes of one encoded transaction
+	MaxAnswer      = 64 << 10  // bytes of one answer to a transaction
+	MaxInFlight    = 4         // transactions of one class under way to one peer
+	MaxDocument    = 64 << 10  // bytes of a signed server document
+	MaxSmallBody   = 64 << 10  // bytes of any other request body
+	MaxDirectory   = 1 << 20   // bytes of an answer with device lists or bundles
+	MaxMulti       = 192 << 10 // bytes of a message for many recipients
+	MaxStale       = 256       // people whose devices differ, in one answer
 )
 
 // Class separates streams with different promises.
@@ -41,7 +44,8 @@ const (
 func (c Class) Valid() bool { return c == ClassControl || c == ClassMessage }
 
 // Item is one message for one person at the receiving server, with the
-// envelopes for all of the person's devices; or a bounce, or a knock.
+// envelopes for all of the person's devices, or one for all members of a group
+// there; or a bounce, or a knock.
 type Item struct {
 	ID           clearbox.MessageID
 	Sender       clearbox.UserID   // zero when sealed, and of a knock
@@ -51,6 +55,9 @@ type Item struct {
 	Token        []byte            // 16 bytes: the recipient's delivery token or the id of their knock; nil: none
 	Ref          []byte            // 16 bytes of the sender's server, of a sealed message and of its bounce
 	Envelopes    []ItemEnvelope    // at most clearbox.MaxDevices
+	Group        clearbox.GroupID  // of a sealed message among members of a group, in place of Token; else zero
+	Epoch        uint64            // the state of the group in which it was sent
+	Multi        []byte            // of one to all members of the receiving server, in place of Recipient and Envelopes: crypto/fanout's form for many recipients
 	Void         bool              // withdrawn after its position was assigned; every other field is ignored
 	Bounce       clearbox.Code     // no message: Sender did not get the message ID of Recipient, or of whom Ref means, for this reason; no envelopes
 	Knock        *Knock            // no message: somebody asks to be accepted; of the control class
@@ -95,12 +102,26 @@ func (it *Item) Size() int {
 	for _, c := range it.Crit {
 		n += 3 + len(c)
 	}
+	if !it.Group.IsZero() {
+		n += groupOverhead + len(it.Multi)
+	}
 	return n
+}
+
+// weight is the number of envelopes as which an item counts: of a message to many
+// one, and one for every 16 recipients that it says it has.
+func (it *Item) weight() int {
+	if len(it.Multi) > 1 {
+		n, _ := binary.Uvarint(it.Multi[1:])
+		return 1 + int(min(n, MaxMulti/66)/16)
+	}
+	return max(len(it.Envelopes), 1)
 }
 
 const (
 	itemOverhead     = 240 // two uids, ids, token, ref, keys, lengths
 	knockOverhead    = 64
+	groupOverhead    = 72
 	envelopeOverhead = 56
 )
 
@@ -133,6 +154,14 @@ type Verdict struct {
 	Reason         clearbox.Code // for rejected and deferred
 	RetryAfter     time.Duration // for deferred; whole milliseconds
 	DevicesVersion int64         // the recipient's current device list version, for ok and no_device
+	Stale          []Stale       // of a message to many: whose devices are others than it was made for
+}
+
+// Stale names somebody of the answering server with the version of their current
+// device list.
+type Stale struct {
+	UID     clearbox.UID
+	Version int64
 }
 
 // Answer is the receiver's signed answer to one transaction.

@@ -104,6 +104,7 @@ func FuzzTransaction(f *testing.F) {
 	f.Add(goldenTransaction(f))
 	f.Add(goldenItems(f, federation.ClassMessage, sealedItem(f), bounceByRef(f)))
 	f.Add(goldenItems(f, federation.ClassControl, knock(f)))
+	f.Add(goldenItems(f, federation.ClassMessage, groupItem(f)))
 	f.Add([]byte{0xa0})
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		txn, err := federation.DecodeTransaction(raw)

@@ -84,7 +84,7 @@ func (in *Inbox) transaction(ctx context.Context, peer clearbox.ServerName, body
 	}
 	envelopes := 0
 	for i := range txn.Items {
-		envelopes += max(len(txn.Items[i].Envelopes), 1)
+		envelopes += txn.Items[i].weight()
 	}
 	if wait := take(in.quotas.known(peer).envelopes, envelopes, in.opts.Now()); wait > 0 {
 		return nil, &tooFast{wait: wait}

@@ -30,6 +30,9 @@ type wireItem struct {
 	Void      bool           `cbor:"void,omitempty"`
 	Bounce    clearbox.Code  `cbor:"bounce,omitempty"`
 	Knock     *wireKnock     `cbor:"knock,omitempty"`
+	Group     []byte         `cbor:"group,omitempty"`
+	Epoch     uint64         `cbor:"epoch,omitempty"`
+	Multi     []byte         `cbor:"multi,omitempty"`
 	Crit      []string       `cbor:"crit,omitempty"`
 }
 
@@ -58,12 +61,18 @@ type wireVerdict struct {
 	Reason         clearbox.Code `cbor:"reason,omitempty"`
 	RetryAfter     int64         `cbor:"retry_after,omitempty"` // ms
 	DevicesVersion int64         `cbor:"devices_version,omitempty"`
+	Stale          []wireStale   `cbor:"stale,omitempty"`
+}
+
+type wireStale struct {
+	UID     string `cbor:"uid"`
+	Version int64  `cbor:"version"`
 }
 
 // critKnown are the item fields that a sender may mark as critical.
 var critKnown = map[string]bool{
 	"id": true, "from": true, "device": true, "to": true, "at": true, "envelopes": true, "void": true, "bounce": true,
-	"token": true, "ref": true, "knock": true,
+	"token": true, "ref": true, "knock": true, "group": true, "epoch": true, "multi": true,
 }
 
 var (
@@ -115,6 +124,9 @@ func itemToWire(it *Item) wireItem {
 	w := wireItem{
 		ID: it.ID[:], From: it.Sender.String(), Device: int64(it.SenderDevice), To: it.Recipient.String(),
 		At: int64(it.AcceptedAt), Token: it.Token, Ref: it.Ref, Envelopes: make([]wireEnvelope, len(it.Envelopes)), Bounce: it.Bounce, Crit: it.Crit,
+	}
+	if !it.Group.IsZero() {
+		w.Group, w.Epoch, w.Multi = it.Group[:], it.Epoch, it.Multi
 	}
 	if k := it.Knock; k != nil {
 		w.Knock = &wireKnock{From: k.From.String(), Handle: string(k.Handle), To: string(k.To)}
@@ -196,13 +208,17 @@ func itemFromWire(class Class, w *wireItem) (Item, error) {
 		return it, clearbox.Errorf(clearbox.CodeBadRequest, "a token and a ref have %d bytes", itemBytes)
 	}
 	var err error
-	switch {
+	switch grouped := len(w.Group) != 0 || w.Epoch != 0 || len(w.Multi) != 0; {
+	case grouped && (w.Knock != nil || w.Bounce != ""):
+		err = clearbox.Errorf(clearbox.CodeBadRequest, "a group is of messages alone")
 	case w.Knock != nil:
 		err = it.knockFrom(class, w)
 	case class != ClassMessage:
 		err = clearbox.Errorf(clearbox.CodeBadRequest, "messages have a class of their own")
 	case w.Bounce != "":
 		err = it.bounceFrom(w)
+	case grouped:
+		err = it.groupedFrom(w)
 	default:
 		err = it.messageFrom(w)
 	}
@@ -249,13 +265,34 @@ func (it *Item) bounceFrom(w *wireItem) (err error) {
 	return err
 }
 
+// groupedFrom reads a message to members of a group: to all of them here, or to
+// one.
+func (it *Item) groupedFrom(w *wireItem) error {
+	switch {
+	case len(w.Group) != len(it.Group) || clearbox.GroupID(w.Group).IsZero() || w.Epoch == 0 || w.Epoch > maxPosition:
+		return clearbox.Errorf(clearbox.CodeBadRequest, "a group has an id of 32 bytes and an epoch")
+	case w.From != "" || w.Device != 0 || len(w.Token) != 0 || len(w.Ref) == 0:
+		return clearbox.Errorf(clearbox.CodeBadRequest, "a message to a group is sealed, with a ref and without a token")
+	case len(w.Multi) != 0 && (w.To != "" || len(w.Envelopes) != 0):
+		return clearbox.Errorf(clearbox.CodeBadRequest, "a message to many names its recipients inside")
+	case len(w.Multi) > MaxMulti:
+		return clearbox.Errorf(clearbox.CodeTooLarge, "a message to many has at most %d bytes", MaxMulti)
+	}
+	it.Group, it.Epoch, it.Ref = clearbox.GroupID(w.Group), w.Epoch, w.Ref
+	if len(w.Multi) != 0 {
+		it.Multi = w.Multi
+		return nil
+	}
+	return it.messageFrom(w)
+}
+
 func (it *Item) messageFrom(w *wireItem) (err error) {
 	if it.Recipient, err = clearbox.ParseUserID(w.To); err != nil {
 		return err
 	}
 	sealed := w.From == "" && w.Device == 0
 	switch {
-	case sealed && (len(w.Token) == 0 || len(w.Ref) == 0):
+	case sealed && (len(w.Token) == 0 && it.Group.IsZero() || len(w.Ref) == 0):
 		return clearbox.Errorf(clearbox.CodeBadRequest, "a sealed message has a token and a ref")
 	case !sealed && len(w.Ref) != 0:
 		return clearbox.Errorf(clearbox.CodeBadRequest, "a message with a sender has no ref")
@@ -319,6 +356,9 @@ func EncodeAnswer(a *Answer) ([]byte, error) {
 	w := wireAnswer{Stream: a.Stream, FirstPos: a.FirstPos, Through: a.AcceptedThrough, Verdicts: make([]wireVerdict, len(a.Verdicts))}
 	for i, v := range a.Verdicts {
 		w.Verdicts[i] = wireVerdict{Code: v.Code, Reason: v.Reason, RetryAfter: v.RetryAfter.Milliseconds(), DevicesVersion: v.DevicesVersion}
+		for _, s := range v.Stale {
+			w.Verdicts[i].Stale = append(w.Verdicts[i].Stale, wireStale{UID: string(s.UID), Version: s.Version})
+		}
 	}
 	b, err := encoder.Marshal(w)
 	if err != nil {
@@ -343,6 +383,7 @@ func DecodeAnswer(b []byte) (*Answer, error) {
 		return nil, clearbox.Errorf(clearbox.CodeBadRequest, "the answer is out of range")
 	}
 	a := &Answer{Stream: w.Stream, FirstPos: w.FirstPos, AcceptedThrough: w.Through, Verdicts: make([]Verdict, len(w.Verdicts))}
+	stale := 0
 	for i, v := range w.Verdicts {
 		switch v.Code {
 		case VerdictOK, VerdictDup, VerdictDeferred, VerdictRejected:
@@ -354,6 +395,16 @@ func DecodeAnswer(b []byte) (*Answer, error) {
 		}
 		wait := min(v.RetryAfter, maxRetryAfter.Milliseconds())
 		a.Verdicts[i] = Verdict{Code: v.Code, Reason: v.Reason, RetryAfter: time.Duration(wait) * time.Millisecond, DevicesVersion: v.DevicesVersion}
+		if stale += len(v.Stale); stale > MaxStale {
+			return nil, clearbox.Errorf(clearbox.CodeBadRequest, "an answer names at most %d people", MaxStale)
+		}
+		for _, s := range v.Stale {
+			uid, err := clearbox.ParseUID(s.UID)
+			if err != nil || s.Version < 0 {
+				return nil, clearbox.Errorf(clearbox.CodeBadRequest, "a verdict is out of range")
+			}
+			a.Verdicts[i].Stale = append(a.Verdicts[i].Stale, Stale{UID: uid, Version: s.Version})
+		}
 	}
 	return a, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -71,6 +72,42 @@ func sealedItem(t testing.TB) federation.Item {
 	return federation.Item{
 		ID: messageID(1), Recipient: bob, AcceptedAt: clearbox.Millis(base.UnixMilli()), Token: bytes.Repeat([]byte{2}, 16), Ref: bytes.Repeat([]byte{3}, 16),
 		Envelopes: []federation.ItemEnvelope{{Device: 1, Registration: 5, Type: clearbox.ContentSealed, Content: bytes.Repeat([]byte{4}, clearbox.MinSealed)}},
+	}
+}
+
+func groupItem(t testing.TB) federation.Item {
+	it := sealedItem(t)
+	it.Recipient, it.Envelopes, it.Token = clearbox.UserID{}, nil, nil
+	it.Group, it.Epoch, it.Multi, it.Crit = clearbox.GroupID{31: 5}, 3, bytes.Repeat([]byte{6}, 300), []string{"multi"}
+	return it
+}
+
+// Whose devices are others than thought comes back with the verdict, of at most
+// so many people in one answer.
+func TestStaleInAnswers(t *testing.T) {
+	a := &federation.Answer{Stream: make([]byte, 16), FirstPos: 1, Verdicts: []federation.Verdict{
+		{Code: federation.VerdictOK, Stale: []federation.Stale{{UID: knownUID, Version: 3}}}, {Code: federation.VerdictOK},
+	}}
+	raw, err := federation.EncodeAnswer(a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := federation.DecodeAnswer(raw); err != nil || !reflect.DeepEqual(got, a) {
+		t.Errorf("%+v, %v", got, err)
+	}
+	for name, stale := range map[string][]federation.Stale{
+		"too many":           slices.Repeat(a.Verdicts[0].Stale, federation.MaxStale+1),
+		"no uid":             {{UID: "x", Version: 1}},
+		"a negative version": {{UID: knownUID, Version: -1}},
+	} {
+		a.Verdicts[0].Stale = stale
+		raw, err := federation.EncodeAnswer(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := federation.DecodeAnswer(raw); clearbox.CodeOf(err) != clearbox.CodeBadRequest {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 
@@ -228,6 +265,9 @@ func TestItemsOfEachKind(t *testing.T) {
 			return map[string]any{"id": make([]byte, 16), "to": string(knownUID) + "@b.test", "at": 1, "token": make([]byte, 16), "ref": make([]byte, 16),
 				"envelopes": []any{sealedEnvelope(256)}}
 		},
+		"group": func() map[string]any {
+			return map[string]any{"id": make([]byte, 16), "at": 1, "ref": make([]byte, 16), "group": bytes.Repeat([]byte{1}, 32), "epoch": 1, "multi": make([]byte, 100), "crit": []string{"multi"}}
+		},
 		"bounce": func() map[string]any {
 			return map[string]any{"id": make([]byte, 16), "from": string(knownUID) + "@a.test", "at": 1, "ref": make([]byte, 16), "bounce": "expired", "crit": []string{"bounce"}}
 		},
@@ -255,6 +295,12 @@ func TestItemsOfEachKind(t *testing.T) {
 		"sealed of no bucket":          {"sealed", "message", set("envelopes", []any{sealedEnvelope(257)}), bad},
 		"sealed with an open envelope": {"sealed", "message", set("envelopes", []any{envelope(1, 256)}), bad},
 		"sealed with a knock":          {"sealed", "message", asks(string(knownUID)+"@a.test", "alice", "bob"), bad},
+		"group":                        {"group", "message", func(map[string]any) {}, ""},
+		"group and nothing to read":    {"group", "message", func(m map[string]any) { delete(m, "multi") }, bad},
+		"group of a large message":     {"group", "message", set("multi", make([]byte, federation.MaxMulti+1)), clearbox.CodeTooLarge},
+		"group with an epoch too high": {"group", "message", set("epoch", uint64(1)<<61), bad},
+		"group with a knock":           {"group", "message", asks(string(knownUID)+"@a.test", "alice", "bob"), bad},
+		"group with envelopes":         {"group", "message", set("envelopes", []any{sealedEnvelope(256)}), bad},
 		"bounce":                       {"bounce", "message", func(map[string]any) {}, ""},
 		"bounce control":               {"bounce", "control", func(map[string]any) {}, bad},
 		"bounce with to":               {"bounce", "message", set("to", string(knownUID)+"@b.test"), bad},

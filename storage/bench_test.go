@@ -378,7 +378,7 @@ func BenchmarkOutbox(b *testing.B) {
 					if _, err := tx.OutboxHeads(rows); err != nil {
 						return err
 					}
-					if err := tx.SetOutboxState(rows, storage.SubmissionAtPeer); err != nil {
+					if _, err := tx.SetOutboxTaken(rows); err != nil {
 						return err
 					}
 					return tx.DeleteOutbox(rows)

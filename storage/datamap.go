@@ -124,8 +124,19 @@ func peopleTables() []table {
 				"device_no", "next_seq", "acked_seq", "mails", "bytes", "next_expiry"),
 		}},
 		{"mail", []fate{
-			same(Pseudonym, "deliver messages", BasisContract, ExportNo, EraseRow, untilAck, "id", "expires"),
+			same(Pseudonym, "deliver messages", BasisContract, ExportNo, EraseRow, untilAck, "id", "expires", "body_no", "body_size"),
 			same(SealedData, "deliver messages; end-to-end encrypted inside", BasisContract, ExportNo, EraseShred, untilAck, "wrapped", "payload"),
+		}},
+		{"bodies", []fate{
+			same(NotPersonal, "store a message to many once", BasisNone, ExportNo, EraseNothing, "until the last mail that points to it is gone", "no"),
+			same(SealedData, "deliver messages to many; the key stands in their mail; end-to-end encrypted inside", BasisContract, ExportNo, EraseShred,
+				"until the last mail that points to it is gone", "payload"),
+		}},
+		{"body_refs", []fate{
+			same(NotPersonal, "know when nothing points to a body", BasisNone, ExportNo, EraseNothing, "until the last mail that points to it is gone", "body_no", "refs"),
+		}},
+		{"people_version", []fate{
+			same(NotPersonal, "know that nobody's devices changed", BasisNone, ExportNo, EraseNothing, operational, "n"),
 		}},
 		{"signed_prekeys", []fate{
 			same(PlainData, "let others begin a conversation", BasisContract, ExportNo, EraseRow, "until replaced or the device is removed",
@@ -166,7 +177,9 @@ func peopleTables() []table {
 			same(NotPersonal, "account for what admins did", BasisObligation, ExportYes, EraseNothing, "12 months", "at", "role", "action", "object", "purpose", "detail"),
 		}},
 		{"submissions", []fate{
-			same(Pseudonym, "answer a repeated submission alike", BasisContract, ExportNo, EraseRow, "30 days", "user_no", "message_id", "body_hash", "answer", "state", "expires"),
+			same(Pseudonym, "answer a repeated submission alike", BasisContract, ExportNo, EraseRow, "30 days",
+				"user_no", "message_id", "body_hash", "answer", "state", "expires", "parts", "people"),
+			same(BlindIndex, "tell a sender once of each person who did not get a message to many", BasisContract, ExportNo, EraseRow, "30 days", "told"),
 		}},
 		{"archives", []fate{
 			same(Pseudonym, "page through the archive within the quota", BasisConsent, ExportNo, EraseRow, whileAccount, "user_no", "next_seq", "items", "bytes"),

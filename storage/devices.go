@@ -57,7 +57,10 @@ func (tx *Tx) AddDevice(d *DeviceRecord) error {
 	d.Removed, d.AckedSeq, d.NextSeq = 0, 0, 1
 	_, err = tx.exec(`INSERT INTO mailboxes (device_no, next_seq, acked_seq, mails, bytes, next_expiry) VALUES ($1, 1, 0, 0, 0, $2)`,
 		d.No, neverExpires)
-	return err
+	if err != nil {
+		return err
+	}
+	return tx.peopleChanged()
 }
 
 func deviceRow(userNo int64, id clearbox.DeviceID) string {
@@ -75,6 +78,9 @@ func (tx *Tx) RemoveDevice(userNo int64, id clearbox.DeviceID) (sessions []strin
 		return nil, err
 	}
 	first, last := mailRange(no)
+	if err := tx.releaseBodies(first, last); err != nil {
+		return nil, err
+	}
 	if _, err := tx.exec("DELETE FROM mail WHERE id >= $1 AND id <= $2", first, last); err != nil {
 		return nil, err
 	}
@@ -86,6 +92,9 @@ func (tx *Tx) RemoveDevice(userNo int64, id clearbox.DeviceID) (sessions []strin
 		if _, err := tx.exec(q, no); err != nil {
 			return nil, err
 		}
+	}
+	if err := tx.peopleChanged(); err != nil {
+		return nil, err
 	}
 	return tx.RevokeDeviceSessions(no)
 }

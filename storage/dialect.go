@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"net/url"
+	"strconv"
 	"strings"
 
 	"github.com/pressly/goose/v3"
@@ -115,4 +116,15 @@ func translateSQLite(err error) error {
 		return fmt.Errorf("%w: %w", ErrIO, err)
 	}
 	return err
+}
+
+// placeholders writes n of them from $first on.
+func placeholders(b *strings.Builder, first, n int) {
+	for i := range n {
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteByte('$')
+		b.WriteString(strconv.Itoa(first + i))
+	}
 }

@@ -333,7 +333,8 @@ func TestOutQueue(t *testing.T) {
 		}
 		must(t, tx.PutSubmission(&storage.Submission{UserNo: 8, ID: clearbox.MessageID{2}, Expires: until}))
 		must(t, tx.ForgetSubmission(7, clearbox.MessageID{3}))
-		return tx.SetOutboxState(rows[1:], storage.SubmissionAtPeer)
+		_, err = tx.SetOutboxTaken(rows[1:])
+		return err
 	})
 	w.view(func(tx *storage.Tx) error {
 		states, err := tx.SubmissionStates(7, []clearbox.MessageID{{1}, {2}, {3}, {4}, {5}})

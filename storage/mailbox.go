@@ -16,6 +16,7 @@ type Mail struct {
 	Seq     int64 // grows with every commit, by 1 while the store stays open; see MailFloor
 	Sealed  Sealed
 	Expires clearbox.Millis
+	Body    int64 // the body that it points to, 0: none
 }
 
 // ExpiredMail is a mail that ExpireMail took away.
@@ -81,14 +82,14 @@ func (tx *Tx) putMail(deviceNo int64, p Sealed, expires clearbox.Millis, mails, 
 }
 
 // MailAfter reads at most limit mails with sequence numbers above seq, in
-// order, and stops before maxBytes of payload unless the first alone is larger.
-// The slices are the caller's.
+// order, and stops before maxBytes of payload and bodies unless the first alone
+// is larger. The slices are the caller's.
 func (tx *Tx) MailAfter(deviceNo, seq int64, limit int, maxBytes int) ([]Mail, error) {
 	if limit <= 0 {
 		return nil, nil
 	}
 	_, last := mailRange(deviceNo)
-	r, err := tx.c.query("SELECT id, expires, wrapped, payload FROM mail WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3",
+	r, err := tx.c.query("SELECT id, expires, wrapped, payload, body_no, body_size FROM mail WHERE id > $1 AND id <= $2 ORDER BY id LIMIT $3",
 		mailID(deviceNo, max(0, min(seq, maxSeq))), last, int64(limit))
 	if err != nil {
 		return nil, err
@@ -96,13 +97,13 @@ func (tx *Tx) MailAfter(deviceNo, seq int64, limit int, maxBytes int) ([]Mail, e
 	var out []Mail
 	bytes := 0
 	for r.next() {
-		var id, expires int64
+		var id, expires, size int64
 		var m Mail
-		if err := r.scan(&id, &expires, &m.Sealed.Wrapped, &m.Sealed.Payload); err != nil {
+		if err := r.scan(&id, &expires, &m.Sealed.Wrapped, &m.Sealed.Payload, &m.Body, &size); err != nil {
 			r.close()
 			return nil, err
 		}
-		bytes += len(m.Sealed.Wrapped) + len(m.Sealed.Payload)
+		bytes += len(m.Sealed.Wrapped) + len(m.Sealed.Payload) + int(size)
 		if bytes > maxBytes && len(out) > 0 {
 			break
 		}
@@ -120,11 +121,20 @@ func (tx *Tx) AckMail(deviceNo, upTo int64) (n int64, err error) {
 	from, to := mailID(deviceNo, 0), mailID(deviceNo, upTo)
 	// Counting first and then deleting a plain range is cheaper than DELETE with
 	// RETURNING, which keeps every row aside: 6.3 against 8.4 us a mail, commit included.
-	var bytes int64
-	err = tx.one("SELECT COUNT(*), COALESCE(SUM(OCTET_LENGTH(wrapped) + OCTET_LENGTH(payload)), 0) FROM mail WHERE id > $1 AND id <= $2",
-		args(from, to), &n, &bytes)
+	var bytes, body int64
+	err = tx.one("SELECT COUNT(*), COALESCE(SUM(OCTET_LENGTH(wrapped) + OCTET_LENGTH(payload) + body_size), 0), COALESCE(MAX(body_no), 0) FROM mail WHERE id > $1 AND id <= $2",
+		args(from, to), &n, &bytes, &body)
 	if err != nil {
 		return 0, err
+	}
+	switch {
+	case body == 0:
+	case n == 1:
+		tx.releaseBody(body, 1)
+	default:
+		if err := tx.releaseBodies(from+1, to); err != nil {
+			return 0, err
+		}
 	}
 	if n > 0 {
 		if _, err := tx.exec("DELETE FROM mail WHERE id > $1 AND id <= $2", from, to); err != nil {
@@ -168,13 +178,16 @@ func (tx *Tx) ExpireMail(now clearbox.Millis, limit int) ([]ExpiredMail, error) 
 
 func (tx *Tx) expireMailbox(deviceNo int64, now clearbox.Millis, limit int, out []ExpiredMail) ([]ExpiredMail, error) {
 	first, last := mailRange(deviceNo)
-	var id, expires, bytes int64
+	var id, expires, bytes, body, size int64
 	var p Sealed
 	begin := len(out)
-	err := tx.each(`SELECT id, expires, wrapped, payload FROM mail WHERE id >= $1 AND id <= $2 AND expires <= $3 ORDER BY id LIMIT $4`,
-		args(first, last, int64(now), int64(limit-begin)), []any{&id, &expires, &p.Wrapped, &p.Payload}, func() error {
-			bytes += int64(len(p.Wrapped) + len(p.Payload))
-			out = append(out, ExpiredMail{deviceNo, Mail{id & maxSeq, p, clearbox.Millis(expires)}})
+	err := tx.each(`SELECT id, expires, wrapped, payload, body_no, body_size FROM mail WHERE id >= $1 AND id <= $2 AND expires <= $3 ORDER BY id LIMIT $4`,
+		args(first, last, int64(now), int64(limit-begin)), []any{&id, &expires, &p.Wrapped, &p.Payload, &body, &size}, func() error {
+			bytes += int64(len(p.Wrapped)+len(p.Payload)) + size
+			if body > 0 {
+				tx.releaseBody(body, 1)
+			}
+			out = append(out, ExpiredMail{deviceNo, Mail{id & maxSeq, p, clearbox.Millis(expires), body}})
 			return nil
 		})
 	if err != nil {

@@ -111,3 +111,30 @@ func contentAEAD(key []byte) (cipher.AEAD, error) {
 	}
 	return cipher.NewGCM(b)
 }
+
+// SealBody seals what many mails share under a new key, which goes into each of
+// them.
+func SealBody(random io.Reader, plaintext []byte) (sealed, key []byte, err error) {
+	key = make([]byte, contentKeySize)
+	if _, err := io.ReadFull(random, key); err != nil {
+		return nil, nil, fmt.Errorf("draw a body key: %w", err)
+	}
+	aead, err := contentAEAD(key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return aead.Seal(nil, zeroNonce[:], plaintext, []byte("body")), key, nil
+}
+
+// OpenBody reverses SealBody.
+func OpenBody(key, sealed []byte) ([]byte, error) {
+	aead, err := contentAEAD(key)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := aead.Open(nil, zeroNonce[:], sealed, []byte("body"))
+	if err != nil {
+		return nil, errors.New("a stored body does not open: it was altered or is another one")
+	}
+	return plain, nil
+}

@@ -18,6 +18,8 @@ type Tx struct {
 	opened    bool  // it did
 	wrote     bool  // a write changed something, or failed and may have
 	failed    error // a write failed: the update cannot be kept
+
+	released map[int64]int64 // bodies, and how many mails pointed to them that are gone
 }
 
 // Now is the moment of this transaction; it does not move while it runs.

@@ -157,6 +157,9 @@ func (tx *Tx) CountUsers() (int64, error) {
 // SetUserState bans, unbans or marks as erased. Erased also drops the handle's
 // index, so that the name is free and finds nobody.
 func (tx *Tx) SetUserState(no int64, state UserState) error {
+	if err := tx.peopleChanged(); err != nil {
+		return err
+	}
 	if state == UserErased {
 		return tx.change("UPDATE users SET state = $1, handle_index = NULL WHERE no = $2", string(state), no)
 	}
@@ -281,4 +284,17 @@ func (tx *Tx) UIDByHandle(h clearbox.Handle) (clearbox.UID, error) {
 	var uid string
 	err := tx.one("SELECT uid FROM users WHERE handle_index = $1", args(tx.handleIndex(h)), &uid)
 	return clearbox.UID(uid), err
+}
+
+// PeopleVersion is another number after every change of which account is active
+// and has which devices: what was read of many accounts under a version is still
+// so under the same one.
+func (tx *Tx) PeopleVersion() (n int64, err error) {
+	err = tx.one("SELECT n FROM people_version", nil, &n)
+	return n, err
+}
+
+func (tx *Tx) peopleChanged() error {
+	_, err := tx.exec("UPDATE people_version SET n = n + 1")
+	return err
 }

@@ -345,6 +345,9 @@ func (w *writer) call(u *update) (err error) {
 	if err := u.fn(&w.tx); err != nil {
 		return err
 	}
+	if err := w.tx.countBodies(); err != nil {
+		return err
+	}
 	// A write that failed leaves the transaction in a state that fn, which went
 	// on regardless, did not mean.
 	return w.tx.failed

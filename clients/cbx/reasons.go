@@ -34,6 +34,8 @@ var reasons = map[clearbox.Code]string{
 	clearbox.CodeBadRequest:           "your server does not understand it; update cbx",
 	clearbox.CodeInternal:             "something is wrong at your server; its administrator can find it in the log",
 	clearbox.CodeConsentRequired:      "they have not accepted you",
+	clearbox.CodeNotAMember:           "they or you are not in the group any more",
+	clearbox.CodeGroupChanged:         "the group kept changing while it was sent",
 	// Why it cannot be read.
 	"bad_padding":           "it is not padded as sealed messages are",
 	"not_sealed_for_us":     "it was sealed for other keys than yours, or altered on the way",

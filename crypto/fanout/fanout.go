@@ -281,8 +281,21 @@ func (m *Message) AppendReceived(dst []byte, place int) ([]byte, error) {
 	if place < 0 || place >= len(m.recipients) || m.recipients[place].Excluded() {
 		return nil, ErrRecipients
 	}
-	dst = slices.Grow(dst, m.ReceivedSize())
+	return AppendForm(dst, m.recipients[place].material, m.shared), nil
+}
+
+// Material is what the recipient alone has in its received form, MaterialSize
+// bytes of the message; nil of an excluded one.
+func (r *Recipient) Material() []byte { return r.material }
+
+// Shared is what all received forms have in common, behind the type and the key
+// material. It is the message's and must not be changed.
+func (m *Message) Shared() []byte { return m.shared }
+
+// AppendForm appends a received form that is put together from its parts.
+func AppendForm(dst, material, shared []byte) []byte {
+	dst = slices.Grow(dst, 1+len(material)+len(shared))
 	dst = append(dst, TypeReceived)
-	dst = append(dst, m.recipients[place].material...)
-	return append(dst, m.shared...), nil
+	dst = append(dst, material...)
+	return append(dst, shared...)
 }

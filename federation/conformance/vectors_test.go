@@ -417,6 +417,26 @@ func TestVectorsOfItems(t *testing.T) {
 	add("void", msg, "", m{"void": true})
 	add("a bounce with a ref", msg, "", m{"id": id, "from": alice, "at": at, "ref": ref, "bounce": "expired", "crit": []string{"bounce"}})
 	add("a knock", ctl, "", m{"id": id, "at": at, "knock": m{"from": alice, "handle": "alice", "to": "bob"}, "crit": []string{"knock"}})
+	group := func(change func(m)) m {
+		v := m{"id": id, "at": at, "ref": ref, "group": bytes.Repeat([]byte{4}, 32), "epoch": 7, "multi": bytes.Repeat([]byte{5}, 64), "crit": []string{"multi"}}
+		change(v)
+		return v
+	}
+	add("a message to a group", msg, "", group(func(m) {}))
+	add("a message to a member", msg, "", sealed(func(v m) {
+		delete(v, "token")
+		v["group"], v["epoch"], v["crit"] = bytes.Repeat([]byte{4}, 32), 7, []string{"group"}
+	}))
+	add("a group of 31 bytes", msg, bad, group(func(v m) { v["group"] = bytes.Repeat([]byte{4}, 31) }))
+	add("a group of zeros", msg, bad, group(func(v m) { v["group"] = make([]byte, 32) }))
+	add("a group without an epoch", msg, bad, group(func(v m) { delete(v, "epoch") }))
+	add("an epoch without a group", msg, bad, sealed(func(v m) { v["epoch"] = 7 }))
+	add("a message to a group with a recipient", msg, bad, group(func(v m) { v["to"] = bob }))
+	add("a message to a group with a sender", msg, bad, group(func(v m) { v["from"], v["device"] = alice, 1 }))
+	add("a message to a group with a token", msg, bad, group(func(v m) { v["token"] = token }))
+	add("a message to a group without a ref", msg, bad, group(func(v m) { delete(v, "ref") }))
+	add("a message to a group that is a bounce", msg, bad, group(func(v m) { v["bounce"] = "expired" }))
+	add("a message to a group in the other class", ctl, bad, group(func(m) {}))
 	add("an unknown field", msg, "", sealed(func(v m) { v["later"] = 1 }))
 	add("a known critical field", msg, "", sealed(func(v m) { v["crit"] = []string{"token"} }))
 	add("an unknown critical field", msg, clearbox.CodeUnsupportedCritical, sealed(func(v m) { v["crit"] = []string{"later"} }))

@@ -47,6 +47,7 @@ var answers = map[clearbox.Code]answer{
 	clearbox.CodeBadSignature:     {http.StatusBadRequest, "Bad signature"},
 	clearbox.CodeQuota:            {http.StatusForbidden, "Quota exceeded"},
 	clearbox.CodeRange:            {http.StatusRequestedRangeNotSatisfiable, "Nothing there"},
+	clearbox.CodeGroupChanged:     {http.StatusConflict, "The group changed"},
 
 	clearbox.CodePeerUnreachable:      {http.StatusBadGateway, "The other server cannot be reached"},
 	clearbox.CodePeerBlocked:          {http.StatusForbidden, "No connection with that server"},
@@ -58,6 +59,7 @@ var answers = map[clearbox.Code]answer{
 	clearbox.CodeIdentityChanged:      {http.StatusConflict, "The other side's identity changed"},
 	clearbox.CodeNoDevice:             {http.StatusNotFound, "No such device"},
 	clearbox.CodeOutcomeUnknown:       {http.StatusBadGateway, "Outcome unknown"},
+	clearbox.CodeNotAMember:           {http.StatusForbidden, "Not a member of the group"},
 
 	clearbox.CodeUnknownKey:          {http.StatusUnauthorized, "Unknown key"},
 	clearbox.CodeClockSkew:           {http.StatusUnauthorized, "Clocks differ"},
@@ -99,6 +101,7 @@ func describe(p *wire.Problem, err error) {
 	var (
 		invalid *wire.InvalidError
 		stale   *clearbox.StaleDevicesError
+		changed *clearbox.GroupChangedError
 		own     *clearbox.Error
 	)
 	switch {
@@ -107,13 +110,14 @@ func describe(p *wire.Problem, err error) {
 		p.Errors = invalid.Errors
 	case errors.As(err, &stale):
 		p.Detail = stale.Error()
-		p.Stale = &wire.StaleDevices{User: stale.User, Version: stale.Version, Missing: stale.Missing, Extra: stale.Extra}
-		if p.Stale.Missing == nil {
-			p.Stale.Missing = []clearbox.DeviceRef{}
+		first := staleDevices(stale)
+		p.Stale = &first
+		for i := range stale.Others {
+			p.StaleMembers = append(p.StaleMembers, staleDevices(&stale.Others[i]))
 		}
-		if p.Stale.Extra == nil {
-			p.Stale.Extra = []clearbox.DeviceRef{}
-		}
+	case errors.As(err, &changed):
+		p.Detail = changed.Error()
+		p.Epoch = changed.Epoch
 	case errors.As(err, &own):
 		p.Detail = own.Error()
 		if own.Field != "" {
@@ -123,6 +127,17 @@ func describe(p *wire.Problem, err error) {
 	if p.Detail == string(p.Code) { // an error without a text
 		p.Detail = ""
 	}
+}
+
+func staleDevices(e *clearbox.StaleDevicesError) wire.StaleDevices {
+	s := wire.StaleDevices{User: e.User, Version: e.Version, Missing: e.Missing, Extra: e.Extra}
+	if s.Missing == nil {
+		s.Missing = []clearbox.DeviceRef{}
+	}
+	if s.Extra == nil {
+		s.Extra = []clearbox.DeviceRef{}
+	}
+	return s
 }
 
 // codeOf is CodeOf, and knows that a deadline that passed is nobody's fault.

@@ -31,7 +31,7 @@ func (a *API) submit(ctx context.Context, p auth.Principal, s *wire.Submission, 
 }
 
 func submissionIn(s *wire.Submission) delivery.Submission {
-	out := delivery.Submission{ID: s.ID, To: make([]delivery.Recipient, len(s.To))}
+	out := delivery.Submission{ID: s.ID, To: make([]delivery.Recipient, len(s.To)), Group: s.Group, Multi: s.Multi}
 	for i := range s.To {
 		to := &s.To[i]
 		envelopes := make([]delivery.Outgoing, len(to.Envelopes))

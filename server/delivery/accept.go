@@ -32,6 +32,7 @@ type accept struct {
 	refused error
 	changed bool // a recipient's devices changed since the payloads were sealed
 	knocks  bool // some were stored
+	bounced bool // some of ours did not get what was for many
 	posts   []posted
 }
 
@@ -44,6 +45,7 @@ type arrival struct {
 	mails   []mail
 	bounce  *bounce // what is not mail but the fate of a message of ours
 	knock   []byte  // what is not mail but a knock: 16 random bytes for its row
+	multi   *multi  // a message to members of a group
 }
 
 type posted struct {
@@ -115,6 +117,8 @@ func (op *accept) prepare(ctx context.Context, fresh bool) error {
 		case a.item.Knock != nil:
 			a.knock = make([]byte, 16)
 			_, err = io.ReadFull(op.r.opts.Random, a.knock)
+		case a.item.Multi != nil:
+			err = op.addMulti(ctx, a, fresh, now)
 		default:
 			err = op.addMessage(ctx, a, fresh, now)
 		}
@@ -204,13 +208,19 @@ func (r *Router) submitted(ctx context.Context, uid clearbox.UID, id clearbox.Me
 // anybody is one verdict.
 func (op *accept) addMessage(ctx context.Context, a *arrival, fresh bool, now clearbox.Millis) error {
 	it, r := a.item, op.r
-	re, err := r.reach(ctx, it.Recipient.UID)
-	if err != nil {
-		return err
-	}
-	if !r.admits(re, op.peer, it.Token, now) {
-		a.reject(clearbox.CodeConsentRequired)
-		return nil
+	if !it.Group.IsZero() {
+		if err := op.fellows(ctx, a, now); err != nil || a.verdict != nil {
+			return err
+		}
+	} else {
+		re, err := r.reach(ctx, it.Recipient.UID)
+		if err != nil {
+			return err
+		}
+		if !r.admits(re, op.peer, it.Token, now) {
+			a.reject(clearbox.CodeConsentRequired)
+			return nil
+		}
 	}
 	known, err := r.local(ctx, it.Recipient.UID, fresh)
 	if clearbox.CodeOf(err) == clearbox.CodeRecipientUnavailable {
@@ -249,10 +259,11 @@ func (op *accept) addMessage(ctx context.Context, a *arrival, fresh bool, now cl
 }
 
 func (op *accept) apply(tx *storage.Tx, b *batch) error {
-	op.answer, op.refused, op.changed, op.knocks, op.posts = nil, nil, false, false, op.posts[:0]
+	op.answer, op.refused, op.changed, op.knocks, op.bounced, op.posts = nil, nil, false, false, false, op.posts[:0]
 	txn, class := op.txn, storage.Class(op.txn.Class)
 	for i := range op.items {
 		op.items[i].bounce.reset()
+		op.items[i].multi.reset()
 	}
 	in, err := tx.InStream(op.peer, class)
 	if err != nil {
@@ -286,7 +297,7 @@ func (op *accept) apply(tx *storage.Tx, b *batch) error {
 		if pos <= in.LastPos {
 			continue
 		}
-		if op.answer.Verdicts[i], err = op.store(tx, &op.items[i]); err != nil {
+		if op.answer.Verdicts[i], err = op.store(tx, b, &op.items[i]); err != nil {
 			return err
 		}
 	}
@@ -309,6 +320,14 @@ func (op *accept) checkDevices(tx *storage.Tx, b *batch, last int64) error {
 	for i := range op.items {
 		a := &op.items[i]
 		if a.verdict != nil || a.bounce != nil || a.knock != nil || op.txn.FirstPos+int64(i) <= last {
+			continue
+		}
+		if a.multi != nil {
+			same, err := a.multi.fan.unchanged(tx, b)
+			if err != nil {
+				return err
+			}
+			op.changed = op.changed || !same
 			continue
 		}
 		current, ok := b.local[a.uid]
@@ -357,9 +376,12 @@ func (op *accept) repeat(tx *storage.Tx, class storage.Class, last int64) error 
 	return nil
 }
 
-func (op *accept) store(tx *storage.Tx, a *arrival) (federation.Verdict, error) {
+func (op *accept) store(tx *storage.Tx, b *batch, a *arrival) (federation.Verdict, error) {
 	if a.verdict != nil {
 		return *a.verdict, nil
+	}
+	if a.multi != nil {
+		return op.storeMulti(tx, b, a)
 	}
 	if a.bounce != nil {
 		return federation.Verdict{Code: federation.VerdictOK}, op.fate(tx, a)
@@ -406,7 +428,7 @@ func (op *accept) fate(tx *storage.Tx, a *arrival) error {
 	}
 	id := a.bounce.notice.ID
 	switch old, err := tx.Submission(to.No, id); {
-	case err == nil && old.State == storage.SubmissionUndeliverable:
+	case err == nil && old.State == storage.SubmissionUndeliverable && old.People == 0:
 		return nil
 	case errors.Is(err, storage.ErrNotFound):
 		err = tx.PutSubmission(&storage.Submission{
@@ -428,6 +450,14 @@ func (op *accept) done(err error) {
 		}
 		for _, p := range op.posts {
 			op.r.mailboxes.post(p.deviceNo, p.delivery)
+		}
+		for i := range op.items {
+			if m := op.items[i].multi; m != nil {
+				m.fan.post(op.r)
+			}
+		}
+		if op.bounced {
+			op.r.opts.Nudge(op.peer)
 		}
 		if op.knocks {
 			select {

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"bytes"
 	"context"
 	"errors"
 
@@ -15,6 +16,7 @@ type bounce struct {
 	sender clearbox.UserID
 	sealed storage.Sealed
 	until  clearbox.Millis
+	who    []byte // keyed index of whom the notice is about; see recorded
 
 	devices []int64 // of the last run of apply
 	seqs    []int64
@@ -34,14 +36,61 @@ func (r *Router) newBounce(ctx context.Context, sender clearbox.UserID, n *Notic
 	if err != nil {
 		return nil, err
 	}
-	m, err := r.sealMail(known.Key, 0, nil, nil, n, r.now())
+	return r.bounceFor(sender, known.Key, n)
+}
+
+// newBounces is newBounce of each of those whom a message was for.
+func (r *Router) newBounces(ctx context.Context, sender clearbox.UserID, n Notice, to []clearbox.UserID) ([]*bounce, error) {
+	var out []*bounce
+	for _, u := range to {
+		about := n
+		about.Recipient = u
+		b, err := r.newBounce(ctx, sender, &about)
+		if err != nil {
+			return nil, err
+		}
+		if b != nil {
+			out = append(out, b)
+		}
+	}
+	return out, nil
+}
+
+// bounceFor is newBounce for a sender whose key is known.
+func (r *Router) bounceFor(sender clearbox.UserID, key storage.KeyID, n *Notice) (*bounce, error) {
+	m, err := r.sealMail(key, 0, nil, nil, n, r.now())
 	if errors.Is(err, storage.ErrShredded) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	return &bounce{notice: n, sender: sender, sealed: m.sealed, until: m.expires}, nil
+	who := r.keys.Index("submissions.told", []byte(n.Recipient.String()))[:toldSize]
+	return &bounce{notice: n, sender: sender, sealed: m.sealed, until: m.expires, who: who}, nil
+}
+
+// toldSize is the length of an entry in storage.Submission.Told.
+const toldSize = 8
+
+// recorded notes that somebody did not get a message. Of one to several people
+// it tells whether the sender knows that already.
+func (b *bounce) recorded(tx *storage.Tx, senderNo int64) (known bool, err error) {
+	s, err := tx.Submission(senderNo, b.notice.ID)
+	if err != nil {
+		return false, forgotten(err)
+	}
+	if s.People > 0 {
+		for told := s.Told; len(told) >= toldSize; told = told[toldSize:] {
+			known = known || bytes.Equal(told[:toldSize], b.who)
+		}
+		if known || int64(len(s.Told)/toldSize) >= s.People { // more than it was for: a peer makes them up
+			return true, nil
+		}
+		if err := tx.SetTold(senderNo, b.notice.ID, append(s.Told, b.who...)); err != nil {
+			return false, err
+		}
+	}
+	return false, tx.SetSubmissionState(senderNo, b.notice.ID, storage.SubmissionUndeliverable)
 }
 
 // apply stores the notice for each of the sender's devices, in ascending
@@ -56,7 +105,7 @@ func (b *bounce) apply(tx *storage.Tx, senderNo int64) error {
 		return err
 	}
 	if b.notice.Kind == NoticeUndeliverable {
-		if err := forgotten(tx.SetSubmissionState(senderNo, b.notice.ID, storage.SubmissionUndeliverable)); err != nil {
+		if known, err := b.recorded(tx, senderNo); err != nil || known {
 			return err
 		}
 	}

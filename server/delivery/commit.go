@@ -33,6 +33,7 @@ type operation interface {
 type batch struct {
 	local  map[clearbox.UID]storage.Recipient        // as they are inside of this update
 	queues map[clearbox.ServerName]*storage.OutQueue // of messages, closed at the end of the update
+	people int64                                     // storage.Tx.PeopleVersion, once somebody asked
 	acked  map[int64]int64                           // device to the highest acknowledgement in this batch; written once
 }
 

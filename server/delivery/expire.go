@@ -100,6 +100,16 @@ func (r *Router) expired(ctx context.Context, tx *storage.Tx, o *owner, m *stora
 	}
 	to := clearbox.UserID{UID: o.user.UID, Server: r.server}
 	e := d.Envelope
+	if e != nil && e.Origin == r.server { // to a group, from here
+		sender, err := tx.UserByNo(r.openRef(d.ref, r.server, e.ID))
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil, "", nil
+		}
+		if err != nil {
+			return nil, "", err
+		}
+		e.Sender = clearbox.UserID{UID: sender.UID, Server: r.server}
+	}
 	if e == nil || e.Sender == to { // a notice, a knock, a copy among own devices
 		return nil, "", nil
 	}
@@ -125,14 +135,10 @@ func (r *Router) expired(ctx context.Context, tx *storage.Tx, o *owner, m *stora
 		return nil, "", err
 	}
 	n := &Notice{Kind: NoticeUndeliverable, ID: e.ID, Recipient: to, Code: clearbox.CodeExpired}
-	sealed, err := r.sealMail(sender.Key, 0, nil, nil, n, r.now())
-	if errors.Is(err, storage.ErrShredded) {
-		return nil, "", nil
-	}
-	if err != nil {
+	b, err := r.bounceFor(e.Sender, sender.Key, n)
+	if b == nil {
 		return nil, "", err
 	}
-	b := &bounce{notice: n, sender: e.Sender, sealed: sealed.sealed, until: sealed.expires}
 	return b, "", b.apply(tx, sender.No)
 }
 

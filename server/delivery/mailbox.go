@@ -95,6 +95,13 @@ func (b *mailboxes) post(deviceNo int64, d Delivery) {
 	}
 }
 
+// reads tells whether anybody reads a device's mail now.
+func (b *mailboxes) reads(deviceNo int64) bool {
+	b.mu.RLock()
+	defer b.mu.RUnlock()
+	return len(b.open[deviceNo]) > 0
+}
+
 func (m *Mailbox) post(d Delivery) {
 	m.mu.Lock()
 	m.empty = false
@@ -139,14 +146,14 @@ func (m *Mailbox) Read(ctx context.Context, after int64, limit, maxBytes int) ([
 	}
 	started := m.r.opts.Now()
 	for len(out) == 0 {
-		mails, err := m.fromQueue(ctx, after, limit, maxBytes)
+		mails, bodies, err := m.fromQueue(ctx, after, limit, maxBytes)
 		if err != nil {
 			return nil, err
 		}
 		if len(mails) == 0 {
 			break
 		}
-		if out, err = m.opened(mails); err != nil {
+		if out, err = m.opened(mails, bodies); err != nil {
 			return nil, err
 		}
 		after = mails[len(mails)-1].Seq // behind a stretch that will never open
@@ -161,23 +168,28 @@ func (m *Mailbox) Read(ctx context.Context, after int64, limit, maxBytes int) ([
 	return out, nil
 }
 
-func (m *Mailbox) fromQueue(ctx context.Context, after int64, limit, maxBytes int) (mails []storage.Mail, err error) {
+func (m *Mailbox) fromQueue(ctx context.Context, after int64, limit, maxBytes int) (mails []storage.Mail, bodies map[int64][]byte, err error) {
 	err = m.r.store.View(ctx, func(tx *storage.Tx) (err error) {
-		mails, err = tx.MailAfter(m.deviceNo, after, limit, maxBytes)
+		if mails, err = tx.MailAfter(m.deviceNo, after, limit, maxBytes); err != nil {
+			return err
+		}
+		bodies, err = m.r.bodiesOf(tx, mails)
 		return err
 	})
-	return mails, err
+	return mails, bodies, err
 }
 
 // opened gives those of the mails that can be read. The device acknowledges
 // past a damaged one with the next one. A fault that may pass is an error:
 // to skip mail for it would be to lose it.
-func (m *Mailbox) opened(mails []storage.Mail) ([]Delivery, error) {
+func (m *Mailbox) opened(mails []storage.Mail, bodies map[int64][]byte) ([]Delivery, error) {
 	out := make([]Delivery, 0, len(mails))
 	for i := range mails {
 		var d Delivery
 		open := func() (err error) {
-			d, err = m.r.openMail(m.key, m.device, &mails[i])
+			if d, err = m.r.openMail(m.key, m.device, &mails[i]); err == nil && d.pointer != nil {
+				err = d.complete(bodies[mails[i].Body])
+			}
 			return err
 		}
 		err := open()

@@ -203,10 +203,14 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 		state  State
 	}
 	var news []told
+	var older []refresh // device lists that are not the current ones
+	var waiting map[storage.SentMessage]bool
 	err = r.store.Update(ctx, func(tx *storage.Tx) error {
-		news = news[:0]
-		for _, b := range bounces {
-			b.reset()
+		news, older = news[:0], older[:0]
+		for _, told := range bounces {
+			for _, b := range told {
+				b.reset()
+			}
 		}
 		if _, err := leaseHolds(tx, peer, class, lease); err != nil {
 			return err
@@ -243,9 +247,14 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 					break
 				}
 				news = append(news, told{row.SenderNo, State{ID: it.ID, State: StatusAtPeer, Recipient: it.Recipient, DevicesVersion: v.DevicesVersion}})
-			case v.Code == federation.VerdictRejected && bounces[i] != nil && !row.Void:
-				if err := bounces[i].apply(tx, row.SenderNo); err != nil {
-					return err
+				for _, s := range v.Stale {
+					older = append(older, refresh{clearbox.UserID{UID: s.UID, Server: peer}, s.Version})
+				}
+			case v.Code == federation.VerdictRejected && !row.Void:
+				for _, b := range bounces[i] {
+					if err := b.apply(tx, row.SenderNo); err != nil {
+						return err
+					}
 				}
 			}
 			if d := dead[row.Row]; d != nil && !row.Void {
@@ -255,7 +264,7 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 			}
 			settled = append(settled, row.Row)
 		}
-		if err := tx.SetOutboxState(atPeer, storage.SubmissionAtPeer); err != nil {
+		if waiting, err = tx.SetOutboxTaken(atPeer); err != nil {
 			return err
 		}
 		return tx.DeleteOutbox(settled)
@@ -263,18 +272,26 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 	if err != nil {
 		return err
 	}
-	for _, b := range bounces {
-		b.wake(r)
+	for _, told := range bounces {
+		for _, b := range told {
+			b.wake(r)
+		}
 	}
 	for _, n := range news {
-		r.watchers.tell(n.userNo, n.state)
+		if !waiting[storage.SentMessage{UserNo: n.userNo, ID: n.state.ID}] {
+			r.watchers.tell(n.userNo, n.state)
+		}
 		r.noteVersion(n.state.Recipient, n.state.DevicesVersion)
+	}
+	for _, o := range older {
+		r.noteVersion(o.user, o.version)
 	}
 	return nil
 }
 
 // refusals prepares the notices for the items that the peer rejected, by index.
-func (r *Router) refusals(ctx context.Context, batch *federation.Batch, verdicts []federation.Verdict, now clearbox.Millis) (map[int]*bounce, error) {
+// A message to many has one for each person.
+func (r *Router) refusals(ctx context.Context, batch *federation.Batch, verdicts []federation.Verdict, now clearbox.Millis) (map[int][]*bounce, error) {
 	var rejected []int
 	var numbers []int64
 	for i, v := range verdicts {
@@ -296,15 +313,21 @@ func (r *Router) refusals(ctx context.Context, batch *federation.Batch, verdicts
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[int]*bounce, len(rejected))
+	out := make(map[int][]*bounce, len(rejected))
 	for _, i := range rejected {
 		it, row := &batch.Items[i], tried[batch.Rows[i]]
 		if it.Bounce != "" || it.Knock != nil {
 			continue // of a bounce nobody is told, and a knock is never known to have failed
 		}
-		n := &Notice{Kind: NoticeUndeliverable, ID: it.ID, Recipient: it.Recipient, Code: reason(verdicts[i].Reason), FirstTry: now, LastTry: now, Attempts: row.Attempts + 1}
+		n := Notice{Kind: NoticeUndeliverable, ID: it.ID, Code: reason(verdicts[i].Reason), FirstTry: now, LastTry: now, Attempts: row.Attempts + 1}
 		if row.FirstTry != 0 {
 			n.FirstTry = row.FirstTry
+		}
+		to := []clearbox.UserID{it.Recipient}
+		if it.Multi != nil { // only the row knows
+			if to, err = r.membersOf(ctx, batch.Rows[i]); err != nil {
+				return nil, err
+			}
 		}
 		sender := it.Sender
 		if sender.IsZero() { // a sealed message: only the row knows
@@ -312,11 +335,33 @@ func (r *Router) refusals(ctx context.Context, batch *federation.Batch, verdicts
 				return nil, err
 			}
 		}
-		if out[i], err = r.newBounce(ctx, sender, n); err != nil {
+		if out[i], err = r.newBounces(ctx, sender, n, to); err != nil {
 			return nil, err
 		}
 	}
 	return out, nil
+}
+
+// membersOf names those for whom the message to many in a row is; nobody when
+// the row is gone or does not open.
+func (r *Router) membersOf(ctx context.Context, no int64) ([]clearbox.UserID, error) {
+	var rows []storage.OutboxItem
+	err := r.store.View(ctx, func(tx *storage.Tx) (err error) {
+		rows, err = tx.OutboxRows([]int64{no})
+		return err
+	})
+	if err != nil || len(rows) == 0 {
+		return nil, err
+	}
+	var to []clearbox.UserID
+	open := func() (err error) {
+		_, to, err = r.openFor(&rows[0])
+		return err
+	}
+	if err := open(); err != nil && !r.damaged(rows[0].SenderKey, err, open) {
+		return nil, err
+	}
+	return to, nil
 }
 
 // senderOf names the person here who has the number; nobody when there is none.
@@ -337,7 +382,8 @@ func (r *Router) senderOf(ctx context.Context, userNo int64) (clearbox.UserID, e
 func reason(c clearbox.Code) clearbox.Code {
 	switch c {
 	case clearbox.CodeRecipientUnavailable, clearbox.CodeMailboxFull, clearbox.CodeTooLarge, clearbox.CodeExpired, clearbox.CodeConsentRequired,
-		clearbox.CodeIdentityChanged, clearbox.CodeNoDevice, clearbox.CodePeerBlocked, clearbox.CodeNoRoutePolicy, clearbox.CodeUnsupportedCritical:
+		clearbox.CodeIdentityChanged, clearbox.CodeNoDevice, clearbox.CodePeerBlocked, clearbox.CodeNoRoutePolicy, clearbox.CodeUnsupportedCritical,
+		clearbox.CodeNotAMember:
 		return c
 	}
 	return clearbox.CodeRecipientUnavailable

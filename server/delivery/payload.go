@@ -5,6 +5,7 @@ import (
 	"errors"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/fanout"
 	"github.com/clearbox-im/clearbox/federation"
 )
 
@@ -15,7 +16,8 @@ type Delivery struct {
 	Notice   *Notice
 	Knock    *Knock
 
-	ref []byte // of a sealed envelope: goes back to its server when it expires
+	ref     []byte   // of a sealed envelope: goes back to its server when it expires
+	pointer *pointer // of a stored one the content of which is elsewhere
 }
 
 // NoticeKind says what a notice tells the sender.
@@ -46,10 +48,14 @@ const (
 	payloadNotice   = 2
 	payloadSealed   = 3
 	payloadKnock    = 4
+	payloadPointer  = 5
 )
 
-// refSize is the length of a ref in bytes.
-const refSize = 16
+// Lengths in bytes.
+const (
+	refSize     = 16
+	bodyKeySize = 32
+)
 
 // appendEnvelope writes the stored form of an envelope: kind, id, sender
 // device, type, accepted at, sender, content. Recipient and device are the
@@ -150,6 +156,15 @@ func parsePayload(b []byte) (Delivery, error) {
 		}
 		e.Content = r.b
 		return Delivery{Envelope: e, ref: ref}, nil
+	case payloadPointer:
+		e := &clearbox.Envelope{ID: clearbox.MessageID(r.bytes(16)), Type: clearbox.ContentSealed}
+		ref := r.bytes(refSize)
+		e.AcceptedAt = clearbox.Millis(r.uint64())
+		e.Origin = clearbox.ServerName(r.text())
+		if r.bad || e.Origin == "" || len(r.b) != bodyKeySize+fanout.MaterialSize {
+			return Delivery{}, errPayload
+		}
+		return Delivery{Envelope: e, ref: ref, pointer: &pointer{key: r.b[:bodyKeySize], material: r.b[bodyKeySize:]}}, nil
 	case payloadKnock:
 		k := &Knock{ID: clearbox.MessageID(r.bytes(16)), AcceptedAt: clearbox.Millis(r.uint64())}
 		from := r.text()

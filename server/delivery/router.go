@@ -64,6 +64,9 @@ type Options struct {
 	// they do not want it. Of nobody it is asked too and must cost the same. nil: nobody wants it.
 	Open func(tx *storage.Tx, userNo int64) (clearbox.Millis, error)
 
+	// Rosters tells who is in which group; nil: there are no groups.
+	Rosters Rosters
+
 	// Organisation tells who runs a peer and in which country, for people who are
 	// asked to accept somebody there; nil: nothing is known. It must be cheap.
 	Organisation func(peer clearbox.ServerName) (controller, country string)
@@ -127,6 +130,8 @@ type Router struct {
 	people    people
 	turns     turns
 	reaches   reaches
+	rosters   rosters
+	bodies    bodies
 	refresh   chan refresh  // capacity 64: hints; a lost one is given again
 	knocked   chan struct{} // capacity 1: a knock arrived
 
@@ -149,6 +154,8 @@ func New(store *storage.Store, keys Keys, dir *directory.Service, peers Peers, s
 	r.watchers.byUser = map[int64]map[*func(State)]struct{}{}
 	r.people.local = map[clearbox.UID]storage.Recipient{}
 	r.people.remote = map[clearbox.UserID]directory.Recipient{}
+	r.rosters.byID = map[clearbox.GroupID]*roster{}
+	r.bodies.byNo = map[int64][]byte{}
 	r.reaches.byUID = map[clearbox.UID]*reach{}
 	return r
 }

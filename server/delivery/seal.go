@@ -107,7 +107,26 @@ type formerItem struct {
 	Envelopes []storedEnvelope
 }
 
-const plainItems = 0x85 // an array of five
+// groupItem is what is stored of a message to a group, or to one of its members
+// as such; groupItems tells it apart.
+type groupItem struct {
+	_         struct{} `cbor:",toarray"`
+	Sender    string
+	Device    uint8
+	Recipient string // of one to a single member
+	At        int64
+	Envelopes []storedEnvelope
+	Ref       []byte
+	Group     []byte
+	Epoch     uint64
+	Multi     []byte
+	Members   []string // for whom Multi is; not sent
+}
+
+const (
+	plainItems = 0x85 // an array of five
+	groupItems = 0x8a // and of ten
+)
 
 type storedEnvelope struct {
 	_            struct{} `cbor:",toarray"`
@@ -119,15 +138,16 @@ type storedEnvelope struct {
 
 // sealItem seals an item for the outbox row that has the id.
 func (r *Router) sealItem(key storage.KeyID, row clearbox.MessageID, it *federation.Item) (storage.Sealed, error) {
+	if !it.Group.IsZero() {
+		return r.sealGroupItem(key, row, it, nil)
+	}
 	st := storedItem{
 		Sender: it.Sender.String(), Device: uint8(it.SenderDevice), Recipient: it.Recipient.String(), At: int64(it.AcceptedAt), Token: it.Token, Ref: it.Ref,
 	}
 	if it.Bounce != "" { // stands as an envelope for no device
 		st.Envelopes = []storedEnvelope{{Content: []byte(it.Bounce)}}
 	}
-	for _, e := range it.Envelopes {
-		st.Envelopes = append(st.Envelopes, storedEnvelope{Device: uint8(e.Device), Registration: e.Registration, Type: uint8(e.Type), Content: e.Content})
-	}
+	st.Envelopes = append(st.Envelopes, storedEnvelopes(it)...)
 	if it.Knock != nil {
 		var err error
 		if st.Knock, err = encodeArrived(it); err != nil {
@@ -141,13 +161,91 @@ func (r *Router) sealItem(key storage.KeyID, row clearbox.MessageID, it *federat
 	return storage.SealPayload(r.keys, r.opts.Random, key, payloadAD(row, 0), plain)
 }
 
+func storedEnvelopes(it *federation.Item) (out []storedEnvelope) {
+	for _, e := range it.Envelopes {
+		out = append(out, storedEnvelope{Device: uint8(e.Device), Registration: e.Registration, Type: uint8(e.Type), Content: e.Content})
+	}
+	return out
+}
+
+// sealGroupItem is sealItem for a message to a group, or to one of its members.
+// Whom it is for is kept beside it, so that the sender can be told whatever
+// becomes of the group.
+func (r *Router) sealGroupItem(key storage.KeyID, row clearbox.MessageID, it *federation.Item, members []clearbox.UserID) (storage.Sealed, error) {
+	st := groupItem{
+		Sender: it.Sender.String(), Device: uint8(it.SenderDevice), Recipient: it.Recipient.String(), At: int64(it.AcceptedAt),
+		Envelopes: storedEnvelopes(it), Ref: it.Ref, Group: it.Group[:], Epoch: it.Epoch, Multi: it.Multi,
+	}
+	for _, u := range members {
+		st.Members = append(st.Members, u.String())
+	}
+	plain, err := cbor.Marshal(&st)
+	if err != nil {
+		return storage.Sealed{}, fmt.Errorf("encode an outbox item: %w", err)
+	}
+	return storage.SealPayload(r.keys, r.opts.Random, key, payloadAD(row, 0), plain)
+}
+
+// openGroupItem gives the item and for whom it is.
+func openGroupItem(id clearbox.MessageID, plain []byte) (it federation.Item, to []clearbox.UserID, err error) {
+	var st groupItem
+	if err := cbor.Unmarshal(plain, &st); err != nil {
+		return it, nil, fmt.Errorf("decode an outbox item: %w", err)
+	}
+	it = federation.Item{ID: id, SenderDevice: clearbox.DeviceID(st.Device), AcceptedAt: clearbox.Millis(st.At), Ref: st.Ref, Epoch: st.Epoch}
+	copy(it.Group[:], st.Group)
+	if it.Sender, err = clearbox.ParseUserID(st.Sender); err != nil {
+		return it, nil, err
+	}
+	if len(st.Multi) > 0 {
+		it.Multi, it.Crit = st.Multi, []string{"multi"}
+		for _, s := range st.Members {
+			u, err := clearbox.ParseUserID(s)
+			if err != nil {
+				return it, nil, err
+			}
+			to = append(to, u)
+		}
+		return it, to, nil
+	}
+	it.Crit, it.Envelopes = []string{"group"}, wireEnvelopes(st.Envelopes)
+	it.Recipient, err = clearbox.ParseUserID(st.Recipient)
+	return it, []clearbox.UserID{it.Recipient}, err
+}
+
+func wireEnvelopes(stored []storedEnvelope) (out []federation.ItemEnvelope) {
+	for _, e := range stored {
+		out = append(out, federation.ItemEnvelope{
+			Device: clearbox.DeviceID(e.Device), Registration: e.Registration, Type: clearbox.ContentType(e.Type), Content: e.Content,
+		})
+	}
+	return out
+}
+
+// openFor is openItem, and tells for whom the item is.
+func (r *Router) openFor(row *storage.OutboxItem) (federation.Item, []clearbox.UserID, error) {
+	plain, err := storage.OpenPayload(r.keys, row.SenderKey, payloadAD(row.MessageID, 0), row.Sealed)
+	if err != nil {
+		return federation.Item{}, nil, err
+	}
+	if len(plain) > 0 && plain[0] == groupItems {
+		return openGroupItem(row.MessageID, plain)
+	}
+	it, err := openPlain(row, plain)
+	if it.Recipient.IsZero() {
+		return it, nil, err
+	}
+	return it, []clearbox.UserID{it.Recipient}, err
+}
+
 // openItem is the inverse. The sender of a sealed message is in it: what goes to
 // the peer is outward.
 func (r *Router) openItem(row *storage.OutboxItem) (federation.Item, error) {
-	plain, err := storage.OpenPayload(r.keys, row.SenderKey, payloadAD(row.MessageID, 0), row.Sealed)
-	if err != nil {
-		return federation.Item{}, err
-	}
+	it, _, err := r.openFor(row)
+	return it, err
+}
+
+func openPlain(row *storage.OutboxItem, plain []byte) (federation.Item, error) {
 	st, err := readStored(plain)
 	if err != nil {
 		return federation.Item{}, fmt.Errorf("decode an outbox item: %w", err)
@@ -179,11 +277,7 @@ func (r *Router) openItem(row *storage.OutboxItem) (federation.Item, error) {
 	if it.Recipient, err = clearbox.ParseUserID(st.Recipient); err != nil || it.Bounce != "" {
 		return it, err
 	}
-	for _, e := range st.Envelopes {
-		it.Envelopes = append(it.Envelopes, federation.ItemEnvelope{
-			Device: clearbox.DeviceID(e.Device), Registration: e.Registration, Type: clearbox.ContentType(e.Type), Content: e.Content,
-		})
-	}
+	it.Envelopes = wireEnvelopes(st.Envelopes)
 	return it, nil
 }
 

@@ -9,10 +9,13 @@ import (
 )
 
 // Submission is one message as its sender's brain hands it in: the same text,
-// encrypted once per device of each recipient.
+// encrypted once per device of each recipient, or once for all members of a
+// group.
 type Submission struct {
-	ID clearbox.MessageID
-	To []Recipient
+	ID    clearbox.MessageID
+	To    []Recipient
+	Group *clearbox.GroupRef // everybody in To and Multi is in it; needed for Multi
+	Multi []byte             // crypto/fanout's form for many recipients, or nil; not copied
 }
 
 // Recipient is one person and the ciphertexts for the devices that the brain
@@ -57,7 +60,17 @@ func (s *Submission) check() error {
 	if s.ID == (clearbox.MessageID{}) {
 		return field(clearbox.CodeBadRequest, "/id", "the message id is missing")
 	}
-	if len(s.To) == 0 {
+	switch {
+	case s.Multi == nil:
+	case s.Group == nil:
+		return field(clearbox.CodeBadRequest, "/group", "a message to many is one to a group")
+	case len(s.Multi) == 0:
+		return field(clearbox.CodeBadRequest, "/multi", "the message is empty")
+	}
+	if s.Group != nil && (s.Group.ID.IsZero() || s.Group.Epoch == 0) {
+		return field(clearbox.CodeBadRequest, "/group", "a group has an id and an epoch")
+	}
+	if len(s.To) == 0 && s.Multi == nil {
 		return field(clearbox.CodeBadRequest, "/to", "a message has at least one recipient")
 	}
 	total := 0
@@ -118,12 +131,14 @@ func (to *Recipient) open() error {
 }
 
 // sealed tells the same of a message to somebody of another server: it shows
-// that they want it, and says outside of nothing who sent it.
-func (to *Recipient) sealed() error {
-	if len(to.Token) == 0 {
+// that they want it, by a token or as a fellow member of a group, and says outside
+// of nothing who sent it.
+func (to *Recipient) sealed(fellow bool) error {
+	switch _, err := clearbox.ParseDeliveryToken(to.Token); {
+	case len(to.Token) == 0 && fellow:
+	case len(to.Token) == 0:
 		return &clearbox.Error{Code: clearbox.CodeConsentRequired, Text: "this person has to accept you first", Field: "/to"}
-	}
-	if _, err := clearbox.ParseDeliveryToken(to.Token); err != nil {
+	case err != nil:
 		return field(clearbox.CodeBadRequest, "/to", err.Error())
 	}
 	for i := range to.Envelopes {
@@ -152,6 +167,12 @@ func (s *Submission) bodyHash() [32]byte {
 			h.Write(b[:8])
 			h.Write(e.Content)
 		}
+	}
+	if s.Group != nil {
+		h.Write(s.Group.ID[:])
+		binary.BigEndian.PutUint64(b[:], s.Group.Epoch)
+		h.Write(b[:])
+		h.Write(s.Multi)
 	}
 	var out [32]byte
 	h.Sum(out[:0])

@@ -62,6 +62,7 @@ type submit struct {
 	at     clearbox.Millis
 	local  []localPart
 	remote []storage.OutboxItem
+	group  *groupPart // of a message to a group
 	answer func(Receipt, error)
 
 	// Results of apply, set anew by each run.
@@ -97,6 +98,11 @@ func (r *Router) prepare(ctx context.Context, p auth.Principal, s Submission) (*
 		return nil, err
 	}
 	op := &submit{r: r, userNo: p.UserNo, user: p.User, device: p.Device, sub: s, hash: s.bodyHash(), at: r.now()}
+	if s.Group != nil {
+		if err := op.enterGroup(ctx, p); err != nil {
+			return nil, err
+		}
+	}
 	for i := range s.To {
 		to := &s.To[i]
 		var err error
@@ -106,6 +112,11 @@ func (r *Router) prepare(ctx context.Context, p auth.Principal, s Submission) (*
 			err = op.addRemote(ctx, p, to)
 		}
 		if err != nil {
+			return nil, err
+		}
+	}
+	if s.Multi != nil {
+		if err := op.addMulti(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -160,7 +171,7 @@ func (op *submit) addRemote(ctx context.Context, p auth.Principal, to *Recipient
 	if err := r.peers.Route(ctx, to.User.Server); err != nil {
 		return err
 	}
-	if err := to.sealed(); err != nil {
+	if err := to.sealed(op.group != nil); err != nil {
 		return err
 	}
 	known, err := r.remote(ctx, to.User, false)
@@ -178,6 +189,9 @@ func (op *submit) addRemote(ctx context.Context, p auth.Principal, to *Recipient
 	item := federation.Item{ID: op.sub.ID, Sender: op.user, SenderDevice: op.device, Recipient: to.User, AcceptedAt: op.at, Token: to.Token}
 	if item.Ref, err = r.newRef(op.userNo, to.User.Server, op.sub.ID); err != nil {
 		return err
+	}
+	if op.group != nil && len(to.Token) == 0 {
+		item.Group, item.Epoch = op.sub.Group.ID, op.sub.Group.Epoch
 	}
 	for _, e := range to.Envelopes {
 		item.Envelopes = append(item.Envelopes, federation.ItemEnvelope{Device: e.Device, Registration: e.Registration, Type: e.Type, Content: e.Content})
@@ -211,6 +225,16 @@ func (op *submit) apply(tx *storage.Tx, b *batch) error {
 			return op.moved(tx, part.uid, current)
 		}
 	}
+	if op.group != nil {
+		op.group.reset()
+		same, err := op.group.fan.unchanged(tx, b)
+		if err != nil {
+			return err
+		}
+		if !same {
+			return op.membersMoved(tx)
+		}
+	}
 	for i := range op.remote {
 		queue, err := b.queue(tx, op.remote[i].Peer)
 		if err != nil {
@@ -228,9 +252,16 @@ func (op *submit) apply(tx *storage.Tx, b *batch) error {
 			op.receipt.Status = StatusDelayed
 		}
 	}
-	err := tx.PutSubmission(&storage.Submission{
+	if op.group != nil {
+		if err := op.group.takePlaces(op, tx, b); err != nil {
+			return err
+		}
+	}
+	sub := storage.Submission{
 		UserNo: op.userNo, ID: op.sub.ID, BodyHash: op.hash, Answer: encodeReceipt(op.receipt), Expires: after(op.at, op.r.opts.SubmissionTTL),
-	})
+	}
+	op.parts(&sub)
+	err := tx.PutSubmission(&sub)
 	if errors.Is(err, storage.ErrExists) {
 		_, err := op.answered(tx)
 		return err
@@ -255,7 +286,20 @@ func (op *submit) apply(tx *storage.Tx, b *batch) error {
 		}
 		op.nudges = true
 	}
+	if op.group != nil {
+		return op.group.store(op, tx, b)
+	}
 	return nil
+}
+
+// parts notes of a message to many how many parts of it go to other servers, and
+// for how many people it is.
+func (op *submit) parts(s *storage.Submission) {
+	if op.sub.Multi != nil {
+		s.Parts, s.People = int64(len(op.remote)+op.group.queued()), int64(len(op.remote)+op.group.people())
+	} else if n := int64(len(op.remote)); n > 1 {
+		s.Parts, s.People = n, n
+	}
 }
 
 // answered gives a message id that is known its first answer once more. What
@@ -316,6 +360,9 @@ func (op *submit) done(err error) {
 				i++
 			}
 		}
+	}
+	if op.group != nil {
+		op.group.post(op.r)
 	}
 	op.answer(op.receipt, nil)
 	if op.nudges {

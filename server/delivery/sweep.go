@@ -81,12 +81,12 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 	if len(rows) == 0 {
 		return nil
 	}
-	bounces := make([]*bounce, len(rows))
+	bounces := make([][]*bounce, len(rows))
 	dead := make([]*storage.DeadLetter, len(rows))
 	for i := range rows {
 		row := &rows[i]
 		n := notice(row)
-		it, err := r.openItem(row)
+		it, to, err := r.openFor(row)
 		again := func() error {
 			_, err := r.openItem(row)
 			return err
@@ -99,20 +99,25 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 				return err
 			}
 		}
-		if it.Recipient.IsZero() {
+		if len(to) == 0 {
 			continue // nobody to tell
 		}
 		if it.Bounce != "" || it.Knock != nil {
 			continue // of a bounce nobody is told, and a knock ends like one without an answer
 		}
-		n.ID, n.Recipient, n.FirstTry, n.LastTry, n.Attempts = row.MessageID, it.Recipient, row.FirstTry, row.LastTry, row.Attempts
-		if bounces[i], err = r.newBounce(ctx, it.Sender, n); err != nil {
+		if n.Kind == NoticeDelayed {
+			to = to[:1] // of a group one for each server is enough
+		}
+		n.ID, n.FirstTry, n.LastTry, n.Attempts = row.MessageID, row.FirstTry, row.LastTry, row.Attempts
+		if bounces[i], err = r.newBounces(ctx, it.Sender, *n, to); err != nil {
 			return err
 		}
 	}
 	err := r.store.Update(ctx, func(tx *storage.Tx) error {
 		for i := range rows {
-			bounces[i].reset()
+			for _, b := range bounces[i] {
+				b.reset()
+			}
 			still, err := tx.OutboxHeads([]int64{rows[i].Row})
 			if err != nil {
 				return err
@@ -120,8 +125,8 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 			if len(still) == 0 || still[0].Void || still[0].Pos != rows[i].Pos || still[0].Outcome != rows[i].Outcome {
 				continue
 			}
-			if bounces[i] != nil {
-				if err := bounces[i].apply(tx, rows[i].SenderNo); err != nil {
+			for _, b := range bounces[i] {
+				if err := b.apply(tx, rows[i].SenderNo); err != nil {
 					return err
 				}
 			}
@@ -139,8 +144,10 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 	if err != nil {
 		return err
 	}
-	for _, b := range bounces {
-		b.wake(r)
+	for _, told := range bounces {
+		for _, b := range told {
+			b.wake(r)
+		}
 	}
 	return nil
 }

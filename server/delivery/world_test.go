@@ -200,9 +200,14 @@ func (w *world) shut(handle string, devices ...clearbox.DeviceID) person {
 // stranger caches a person of the other server with one device.
 func (w *world) stranger() clearbox.UserID {
 	w.t.Helper()
+	return w.strangerAt(away)
+}
+
+func (w *world) strangerAt(server clearbox.ServerName) clearbox.UserID {
+	w.t.Helper()
 	uid, err := clearbox.NewUID(rand.Reader)
 	must(w.t, err)
-	user := clearbox.UserID{UID: uid, Server: away}
+	user := clearbox.UserID{UID: uid, Server: server}
 	identity, err := curve.GeneratePrivateKey(rand.Reader)
 	must(w.t, err)
 	root, err := keys.NewSigningKey(rand.Reader)
@@ -216,7 +221,7 @@ func (w *world) stranger() clearbox.UserID {
 	}
 	signed, err := list.Sign(root)
 	must(w.t, err)
-	w.remote[user] = directory.RemoteAccount{User: user, Address: clearbox.Address{Handle: "stranger", Server: away}, DeviceList: signed, Version: 1}
+	w.remote[user] = directory.RemoteAccount{User: user, Address: clearbox.Address{Handle: "stranger", Server: server}, DeviceList: signed, Version: 1}
 	must(w.t, w.dirs.RefreshRemote(context.Background(), user, 1))
 	return user
 }

@@ -44,7 +44,13 @@ const (
 	hotStatus = "\x66status"
 
 	hotSend1    = "\xa3\x63ref"
-	hotSend2    = "\x64type\x6csend_message\x6asubmission\xa2\x62id"
+	hotSend2    = "\x64type\x6csend_message\x6asubmission"
+	hotPlain    = "\xa2\x62id" // a submission to people
+	hotGrouped  = "\xa3\x62id" // one to members of a group
+	hotMany     = "\xa4\x62id" // and one to all of them
+	hotGroup    = "\x65group\xa2\x62id"
+	hotEpoch    = "\x65epoch"
+	hotMulti    = "\x65multi"
 	hotSendTo   = "\x62to"
 	hotUser     = "\xa2\x64user" // a recipient without a token
 	hotUserTok  = "\xa3\x64user" // and one with it
@@ -60,7 +66,10 @@ const (
 // idText is the alphabet of clearbox's ids.
 var idText = base32.NewEncoding("abcdefghijklmnopqrstuvwxyz234567").WithPadding(base32.NoPadding)
 
-const idLen = 26 // characters of 128 bits in base32
+const (
+	idLen      = 26 // characters of 128 bits in base32
+	groupIDLen = 52 // and of 256
+)
 
 func appendHead(b []byte, major byte, n uint64) []byte {
 	switch {
@@ -152,7 +161,18 @@ func appendHotClient(b []byte, c *ClientFrame) ([]byte, bool) {
 		return append(appendInt(append(b, hotAck1...), c.Seq), hotAck2...), true
 	case c.Type == FrameSend && c.Ref != 0 && c.Submission != nil && c.Seq == 0 && len(c.Users) == 0 && len(c.Tokens) == 0 && c.To == nil:
 		b = appendHead(append(b, hotSend1...), majorUint, c.Ref)
-		b = appendID(append(b, hotSend2...), c.Submission.ID)
+		group, multi := c.Submission.Group, c.Submission.Multi
+		switch b = append(b, hotSend2...); {
+		case group == nil && len(multi) == 0:
+			b = append(b, hotPlain...)
+		case group == nil || group.Epoch == 0 || group.ID.IsZero():
+			return b, false
+		case len(multi) == 0:
+			b = append(b, hotGrouped...)
+		default:
+			b = append(b, hotMany...)
+		}
+		b = appendID(b, c.Submission.ID)
 		b = appendHead(append(b, hotSendTo...), majorArray, uint64(len(c.Submission.To)))
 		for i := range c.Submission.To {
 			to := &c.Submission.To[i]
@@ -170,6 +190,13 @@ func appendHotClient(b []byte, c *ClientFrame) ([]byte, bool) {
 				b = appendBytes(append(b, hotContent...), e.Content)
 				b = appendHead(append(b, hotReg...), majorUint, uint64(e.Registration))
 			}
+		}
+		if group != nil {
+			b = idText.AppendEncode(appendHead(append(b, hotGroup...), majorText, groupIDLen), group.ID[:])
+			b = appendHead(append(b, hotEpoch...), majorUint, group.Epoch)
+		}
+		if len(multi) > 0 {
+			b = appendBytes(append(b, hotMulti...), multi)
 		}
 		return b, true
 	}
@@ -329,6 +356,15 @@ func readHotClient(data []byte) (*ClientFrame, bool) {
 	if r.off {
 		return nil, false
 	}
+	grouped, many := bytes.HasPrefix(r.b, []byte(hotGrouped)), bytes.HasPrefix(r.b, []byte(hotMany))
+	switch {
+	case grouped:
+		r.lit(hotGrouped)
+	case many:
+		r.lit(hotMany)
+	default:
+		r.lit(hotPlain)
+	}
 	s := &Submission{ID: r.id()}
 	c.Submission = s
 	r.lit(hotSendTo)
@@ -363,7 +399,23 @@ func readHotClient(data []byte) (*ClientFrame, bool) {
 			return nil, false
 		}
 	}
+	if grouped || many {
+		s.Group = r.group()
+	}
+	if many {
+		r.lit(hotMulti)
+		s.Multi = r.content()
+	}
 	return c, r.done()
+}
+
+// group reads in which state of which group something was sent.
+func (r *hotReader) group() *clearbox.GroupRef {
+	r.lit(hotGroup)
+	id, err := clearbox.ParseGroupID(string(r.take(r.head(majorText, groupIDLen))))
+	r.off = r.off || err != nil
+	r.lit(hotEpoch)
+	return &clearbox.GroupRef{ID: id, Epoch: r.head(majorUint, math.MaxInt64)}
 }
 
 // readHotServer reads data if it is one of the frequent frames.

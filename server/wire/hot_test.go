@@ -16,7 +16,7 @@ func TestHotFramesAreFast(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		isHot := name == "ack" || name == "send_message" || name == "send_sealed"
+		isHot := name == "ack" || name == "send_message" || name == "send_sealed" || name == "send_group" || name == "send_fellow"
 		hot, ok := wire.AppendHotClient(nil, c)
 		if ok != isHot || ok && !bytes.Equal(hot, b) {
 			t.Errorf("%s is written as %x (%t), want %x", name, hot, ok, b)
@@ -73,6 +73,9 @@ func TestHotFramesWithMore(t *testing.T) {
 		"send with a seq":       {Type: wire.FrameSend, Ref: 1, Seq: 1, Submission: submission()},
 		"send to nobody":        {Type: wire.FrameSend, Ref: 1, Submission: &wire.Submission{To: []wire.Recipient{{}}}},
 		"send without a ref":    {Type: wire.FrameSend, Submission: submission()},
+		"group without an id":   {Type: wire.FrameSend, Ref: 1, Submission: &wire.Submission{ID: msgID, Group: &clearbox.GroupRef{Epoch: 1}, Multi: []byte{1}}},
+		"group without epoch":   {Type: wire.FrameSend, Ref: 1, Submission: &wire.Submission{ID: msgID, Group: &clearbox.GroupRef{ID: clearbox.GroupID{1}}}},
+		"multi without a group": {Type: wire.FrameSend, Ref: 1, Submission: &wire.Submission{ID: msgID, Multi: []byte{1}}},
 		"ack of a negative seq": {Type: wire.FrameAck, Seq: -9},
 	} {
 		want, err := wire.Append(wire.CBOR, nil, c)

@@ -12,9 +12,15 @@ import (
 //
 // The id is the idempotency key for 30 days: the same submission again gets
 // the first answer, another body under the id is a conflict.
+//
+// A message to a group names the group, in the epoch that the device knows, and
+// is one ciphertext for all members (multi). To holds then what goes to single
+// members beside it, such as keys; it may be empty.
 type Submission struct {
-	ID clearbox.MessageID `json:"id"`
-	To []Recipient        `json:"to"`
+	ID    clearbox.MessageID `json:"id"`
+	To    []Recipient        `json:"to"`
+	Group *clearbox.GroupRef `json:"group,omitempty"`
+	Multi []byte             `json:"multi,omitempty"` // crypto/fanout's form for many recipients; needs group
 }
 
 // Recipient is one account with all of its devices. To people of other servers
@@ -44,8 +50,20 @@ func (s *Submission) check(f *faults, pointer string) {
 	if s.ID == (clearbox.MessageID{}) {
 		f.add(pointer+"/id", "is required")
 	}
-	if len(s.To) == 0 {
+	if len(s.To) == 0 && len(s.Multi) == 0 {
 		f.add(pointer+"/to", "is required")
+	}
+	if s.Group != nil {
+		f.check(!s.Group.ID.IsZero(), pointer+"/group/id", "is required")
+		f.check(s.Group.Epoch > 0 && s.Group.Epoch < 1<<53, pointer+"/group/epoch", "is a number from 1")
+	}
+	if s.Multi != nil {
+		f.check(s.Group != nil, pointer+"/group", "is required with multi")
+		f.check(len(s.Multi) > 0, pointer+"/multi", "is empty")
+	}
+	if len(s.Multi) > MaxMulti {
+		f.addError(pointer+"/multi", clearbox.Errorf(clearbox.CodeTooLarge, "a message to a group has at most %d bytes", MaxMulti))
+		return
 	}
 	envelopes, size := 0, 0
 	for i := range s.To {

@@ -22,6 +22,9 @@ type Problem struct {
 	Errors     []FieldError  `json:"errors,omitempty"`
 	RetryAfter int           `json:"retry_after,omitempty"` // seconds, as the header
 	Stale      *StaleDevices `json:"stale_devices,omitempty"`
+
+	StaleMembers []StaleDevices `json:"stale_members,omitempty"` // of a message to a group: those beside stale_devices
+	Epoch        uint64         `json:"epoch,omitempty"`         // group_changed: the current one
 }
 
 // StaleDevices says how a submission's devices differ from the current ones.
@@ -32,11 +35,18 @@ type StaleDevices struct {
 	Extra   []clearbox.DeviceRef `json:"extra"`
 }
 
-// Err is the error that the problem tells of: *clearbox.StaleDevicesError or
-// *clearbox.Error with the problem's code.
+// Err is the error that the problem tells of: *clearbox.StaleDevicesError,
+// *clearbox.GroupChangedError or *clearbox.Error with the problem's code.
 func (p *Problem) Err() error {
 	if p.Code == clearbox.CodeStaleDevices && p.Stale != nil {
-		return &clearbox.StaleDevicesError{User: p.Stale.User, Version: p.Stale.Version, Missing: p.Stale.Missing, Extra: p.Stale.Extra}
+		stale := p.Stale.err()
+		for i := range p.StaleMembers {
+			stale.Others = append(stale.Others, p.StaleMembers[i].err())
+		}
+		return &stale
+	}
+	if p.Code == clearbox.CodeGroupChanged {
+		return &clearbox.GroupChangedError{Epoch: p.Epoch}
 	}
 	e := &clearbox.Error{Code: p.Code, Text: p.Detail}
 	if e.Code == "" {
@@ -49,4 +59,8 @@ func (p *Problem) Err() error {
 		e.Field = p.Errors[0].Pointer
 	}
 	return e
+}
+
+func (s *StaleDevices) err() clearbox.StaleDevicesError {
+	return clearbox.StaleDevicesError{User: s.User, Version: s.Version, Missing: s.Missing, Extra: s.Extra}
 }

@@ -25,6 +25,9 @@ const (
 	// MaxSubmission bounds the ciphertext of all envelopes of one submission
 	// together, in bytes.
 	MaxSubmission = 2 << 20
+	// MaxMulti bounds a message for many recipients, in bytes: 1,024 recipients
+	// with 8 devices each, and the largest content.
+	MaxMulti = 1<<10*(17+8*3+48) + clearbox.MaxContent
 	// MaxBody bounds an HTTP body where nothing else is said, in bytes.
 	MaxBody = 64 << 10
 	// MaxKeysBody bounds the bodies of /auth/register and /keys, in bytes.

@@ -42,6 +42,11 @@ func clientFrames() map[string]*wire.ClientFrame {
 			User: bob, Token: []byte("sixteen bytes ok"),
 			Envelopes: []wire.Outgoing{{Device: 2, Registration: 77, Type: clearbox.ContentSealed, Content: make([]byte, clearbox.MinSealed)}},
 		}}}},
+		"send_group": {Type: wire.FrameSend, Ref: 11, Submission: &wire.Submission{ID: msgID, To: []wire.Recipient{}, Multi: []byte("opaque"),
+			Group: &clearbox.GroupRef{ID: clearbox.GroupID{31: 1}, Epoch: 300}}},
+		"send_fellow": {Type: wire.FrameSend, Ref: 12, Submission: &wire.Submission{ID: msgID, Group: &clearbox.GroupRef{ID: clearbox.GroupID{31: 1}, Epoch: 3}, To: []wire.Recipient{{
+			User: bob, Envelopes: []wire.Outgoing{{Device: 2, Registration: 77, Type: clearbox.ContentSealed, Content: make([]byte, clearbox.MinSealed)}},
+		}}}},
 		"ack":             {Type: wire.FrameAck, Seq: 1 << 40},
 		"watch":           {Type: wire.FrameWatch, Ref: 2, Users: []clearbox.UserID{alice, bob}},
 		"watch_elsewhere": {Type: wire.FrameWatch, Users: []clearbox.UserID{alice, bob}, Tokens: []wire.WatchToken{{User: bob, Token: []byte("sixteen bytes ok")}}},
@@ -57,6 +62,10 @@ func clientFrames() map[string]*wire.ClientFrame {
 func serverFrames() map[string]*wire.ServerFrame {
 	yes, no := true, false
 	return map[string]*wire.ServerFrame{
+		"error_members": {Type: wire.FrameError, Ref: 9, Problem: &wire.Problem{Type: wire.ProblemBase + "stale_devices", Title: "t", Status: 409, Code: clearbox.CodeStaleDevices,
+			Stale:        &wire.StaleDevices{User: bob, Version: 4, Missing: []clearbox.DeviceRef{}, Extra: []clearbox.DeviceRef{{ID: 3, Registration: 5}}},
+			StaleMembers: []wire.StaleDevices{{User: alice, Missing: []clearbox.DeviceRef{}, Extra: []clearbox.DeviceRef{}}}}},
+		"error_epoch":   {Type: wire.FrameError, Ref: 9, Problem: &wire.Problem{Type: wire.ProblemBase + "group_changed", Title: "t", Status: 409, Code: clearbox.CodeGroupChanged, Epoch: 7}},
 		"welcome":       {Type: wire.FrameWelcome, Session: "s1", Device: 3, MaxFrame: wire.MaxFrame, Acked: 77, ServerTime: 1790000000000},
 		"sent":          {Type: wire.FrameSent, Ref: 9, Receipt: &wire.Receipt{ID: msgID, Status: wire.StateAccepted, AcceptedAt: 1790000000123}},
 		"receive":       {Type: wire.FrameReceive, Seq: 78, Envelope: &wire.Envelope{ID: msgID, Sender: alice, SenderDevice: 1, Recipient: bob, Device: 2, Type: clearbox.ContentWhisper, AcceptedAt: 1790000000123, Content: []byte("opaque")}},
