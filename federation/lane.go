@@ -354,14 +354,18 @@ func (l *senderLane) settle(ctx context.Context, b *Batch, verdicts []Verdict) e
 	// What the peer has answered is settled even while we shut down.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 	defer cancel()
-	now := l.s.opts.Now()
+	now, busy := l.s.opts.Now(), false
 	for i := range verdicts {
 		if v := &verdicts[i]; v.Code == VerdictDeferred {
+			busy = busy || v.Reason == clearbox.CodeRateLimited
 			v.RetryAfter = max(v.RetryAfter, time.Second)
 			if at := now.Add(v.RetryAfter); l.due.IsZero() || at.Before(l.due) {
 				l.due = at
 			}
 		}
+	}
+	if busy {
+		l.pace.limited() // of items, not of requests: less at a time all the same
 	}
 	return l.s.outbox.Settle(ctx, l.name.peer, l.name.class, *l.lease, b, verdicts)
 }

@@ -492,3 +492,27 @@ func TestBatchDelay(t *testing.T) {
 		})
 	}
 }
+
+// A peer that takes a transaction and defers its items for their number gets
+// less at a time.
+func TestDeferredForTheirNumberSlowsDown(t *testing.T) {
+	two(t, func(w *world, a, b *node) { a.outbox.reordersAllowed = true }, func(w *world, a, b *node) {
+		w.set(func(x *wire) { x.latency = 20 * time.Millisecond })
+		b.acceptor.verdict = func(*federation.Item) *federation.Verdict {
+			return &federation.Verdict{Code: federation.VerdictDeferred, Reason: clearbox.CodeRateLimited, RetryAfter: time.Hour}
+		}
+		for range 1000 {
+			a.outbox.add("a.test", "b.test").item.Envelopes[0].Content = make([]byte, 8<<10)
+		}
+		a.sender.Nudge("b.test")
+		wait(t, time.Minute)
+		sizes := a.outbox.batches
+		if len(sizes) < 6 || sizes[0] < 100 || slices.Min(sizes[4:len(sizes)-1]) > sizes[0]*2/3 {
+			t.Errorf("transactions of %v items", sizes)
+		}
+		b.acceptor.mu.Lock()
+		b.acceptor.verdict = nil
+		b.acceptor.mu.Unlock()
+		wait(t, time.Hour)
+	})
+}

@@ -45,7 +45,7 @@ type strangers struct {
 type refusedAt struct {
 	until  time.Time
 	err    error
-	forged bool // the request was no good; nothing is wrong with the server that it named
+	forged *Document // of the server that was named, when nothing is wrong with it and the request was no good
 }
 
 // stranger is a request of a server that is no peer: its headers, which hold the
@@ -77,13 +77,13 @@ func (s *strangers) lately(server clearbox.ServerName, now time.Time) refusedAt 
 // long ago. What somebody did in its name does not count.
 func (s *strangers) unfit(server clearbox.ServerName, now time.Time) error {
 	r := s.lately(server, now)
-	if r.forged {
+	if r.forged != nil {
 		return nil
 	}
 	return r.err
 }
 
-func (s *strangers) refuse(server clearbox.ServerName, err error, forged bool, now time.Time) {
+func (s *strangers) refuse(server clearbox.ServerName, err error, forged *Document, now time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(s.refused) >= strangersKept {
@@ -93,13 +93,18 @@ func (s *strangers) refuse(server clearbox.ServerName, err error, forged bool, n
 }
 
 // meetLater has a stranger looked at beside the requests. It tells whether it
-// makes sense to come again.
+// makes sense to come again. Where somebody lately made a request in the
+// stranger's name, it must be signed with a key of the document that was fetched
+// then, so that the true server does not wait for what a false one did.
 func (c *Client) meetLater(server clearbox.ServerName, r *http.Request, v *Verifier) bool {
-	s := c.strangers
-	if c.opts.Strangers == nil || server == c.self.Server() || s.lately(server, c.opts.Now()).err != nil {
+	s, now := c.strangers, c.opts.Now()
+	if c.opts.Strangers == nil || server == c.self.Server() {
 		return false
 	}
 	headers := &http.Request{Method: r.Method, URL: r.URL, RequestURI: r.RequestURI, Host: r.Host, Header: r.Header.Clone()}
+	if last := s.lately(server, now); last.err != nil && (last.forged == nil || !signedBy(last.forged, headers, v, now)) {
+		return false
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.waiting[server] {
@@ -113,6 +118,13 @@ func (c *Client) meetLater(server clearbox.ServerName, r *http.Request, v *Verif
 	return true
 }
 
+// signedBy tells whether the request is signed with a key of the document. The
+// clock and repeats are judged when it comes again.
+func signedBy(doc *Document, r *http.Request, v *Verifier, now time.Time) bool {
+	found, _ := v.Verify(r, doc.Server, func(kid string) (ed25519.PublicKey, bool) { return doc.FedSign(kid, now) }, now)
+	return found != nil
+}
+
 // meetStrangers works on the queue until ctx ends.
 func (c *Client) meetStrangers(ctx context.Context) {
 	s := c.strangers
@@ -122,12 +134,10 @@ func (c *Client) meetStrangers(ctx context.Context) {
 			return
 		case k := <-s.queue:
 			err := c.adopt(ctx, k.server, func(doc *Document) error {
-				now := c.opts.Now()
-				v, err := k.verifier.Verify(k.request, k.server, func(kid string) (ed25519.PublicKey, bool) { return doc.FedSign(kid, now) }, now)
-				if v != nil {
-					return nil // the clock is judged when it comes again
+				if signedBy(doc, k.request, k.verifier, c.opts.Now()) {
+					return nil
 				}
-				return err
+				return fault(FaultSignature)
 			})
 			s.mu.Lock()
 			delete(s.waiting, k.server)
@@ -170,10 +180,11 @@ func (c *Client) adopt(ctx context.Context, server clearbox.ServerName, proof fu
 	if err == nil {
 		err = doc.Check(server, [32]byte{}, c.opts.Now())
 	}
-	forged := false
+	var forged *Document
 	if err == nil {
-		err = proof(doc)
-		forged = err != nil
+		if err = proof(doc); err != nil {
+			forged = doc
+		}
 	}
 	if err == nil {
 		err = c.opts.Strangers.Adopt(ctx, doc)

@@ -197,6 +197,7 @@ type ArrivedKnock struct {
 	No      int64 // given by PutArrivedKnock
 	Peer    clearbox.ServerName
 	Payload []byte // sealed under the server's key
+	Broken  error  // why it does not open, in what ArrivedKnocks gives
 }
 
 // PutArrivedKnock keeps a knock until it is looked at. seal are 16 random bytes
@@ -210,18 +211,16 @@ func (tx *Tx) PutArrivedKnock(k *ArrivedKnock, seal []byte) error {
 }
 
 // ArrivedKnocks gives at most limit of them, oldest first. One that does not
-// open has no payload.
+// open has no payload, and says why.
 func (tx *Tx) ArrivedKnocks(limit int) ([]ArrivedKnock, error) {
 	var out []ArrivedKnock
 	var k ArrivedKnock
 	var peer string
 	var seal, sealed []byte
 	err := tx.each("SELECT no, peer, seal_id, payload FROM arrived_knocks ORDER BY no LIMIT $1", args(int64(limit)),
-		[]any{&k.No, &peer, &seal, &sealed}, func() (err error) {
+		[]any{&k.No, &peer, &seal, &sealed}, func() error {
 			k.Peer = clearbox.ServerName(peer)
-			if k.Payload, err = tx.open(ServerKey, PurposeContacts, "arrived_knocks", "payload", hex.EncodeToString(seal), sealed); err != nil {
-				return fmt.Errorf("open a knock: %w", err)
-			}
+			k.Payload, k.Broken = tx.open(ServerKey, PurposeContacts, "arrived_knocks", "payload", hex.EncodeToString(seal), sealed)
 			out = append(out, k)
 			return nil
 		})

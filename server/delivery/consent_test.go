@@ -415,6 +415,31 @@ func control(stream byte, first int64, items ...federation.Item) *federation.Tra
 	return c
 }
 
+// A knock whose row is damaged is forgotten; those behind it are shown.
+func TestDamagedKnockHoldsNobodyUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &flips{}
+		w := newWorld(t, worldOptions{flips: f})
+		bob, far := w.person("bob", 1), w.stranger()
+		f.next.Store(true)
+		w.accept(away, control(1, 1, knockItem(t, far, "alice", "bob")))
+		w.accept(away, control(1, 2, knockItem(t, clearbox.UserID{UID: bob.user.UID, Server: away}, "carol", "bob")))
+		time.Sleep(2 * time.Minute)
+		synctest.Wait()
+		if got := w.knocks(bob.devices[0]); len(got) != 1 || got[0].Handle != "carol" {
+			t.Errorf("shown: %+v", got)
+		}
+		must(t, w.store.View(bg, func(tx *storage.Tx) error {
+			left, err := tx.ArrivedKnocks(10)
+			if len(left) != 0 {
+				t.Errorf("%d wait", len(left))
+			}
+			return err
+		}))
+		w.stop()
+	})
+}
+
 // A knock is shown on every device, once, with who vouches for it. The peer
 // gets one answer, whoever it is for.
 func TestKnockArrives(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -247,6 +248,12 @@ func (r *Router) announceSome(ctx context.Context) (int, error) {
 	knocks := make([]*Knock, len(arrived)) // nil: damaged
 	handles := make([]clearbox.Handle, len(arrived))
 	for i := range arrived {
+		if arrived[i].Broken != nil {
+			if err := r.givenUp(ctx, &arrived[i]); err != nil {
+				return 0, err
+			}
+			continue
+		}
 		if knocks[i], handles[i], err = decodeArrived(arrived[i].Payload); err == nil {
 			knocks[i].Controller, knocks[i].Country = r.opts.Organisation(arrived[i].Peer)
 		}
@@ -273,6 +280,29 @@ func (r *Router) announceSome(ctx context.Context) (int, error) {
 		r.mailboxes.post(p.deviceNo, p.delivery)
 	}
 	return len(arrived), nil
+}
+
+// givenUp tells with nil that a knock which does not open never will; the error
+// is why it is too early to say so.
+func (r *Router) givenUp(ctx context.Context, k *storage.ArrivedKnock) error {
+	again := func() error {
+		var all []storage.ArrivedKnock
+		err := r.store.View(ctx, func(tx *storage.Tx) (err error) {
+			all, err = tx.ArrivedKnocks(announceLimit)
+			return err
+		})
+		for i := range all {
+			if all[i].No == k.No {
+				err = all[i].Broken
+			}
+		}
+		return err
+	}
+	if !r.damaged(storage.ServerKey, k.Broken, again) {
+		return fmt.Errorf("open a knock: %w", k.Broken)
+	}
+	r.opts.Log.Error("a knock does not open and is forgotten", "peer", string(k.Peer), "error", k.Broken)
+	return nil
 }
 
 // show puts a knock into the mailboxes of the owner of the handle.

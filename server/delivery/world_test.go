@@ -69,6 +69,7 @@ type worldOptions struct {
 	mails  int64
 	faults *storage.Faults
 	keys   *trouble // the keystore as delivery sees it; nil: always well
+	flips  *flips   // the keystore as the store sees it; nil: always well
 }
 
 // trouble is a keystore whose disk may fail.
@@ -94,6 +95,20 @@ func (k *trouble) Open(id storage.KeyID, purpose string, ad, sealed []byte) ([]b
 	return k.Keystore.Open(id, purpose, ad, sealed)
 }
 
+// flips is a keystore whose next sealed value is stored with a wrong bit.
+type flips struct {
+	*keystore.Keystore
+	next atomic.Bool
+}
+
+func (k *flips) Seal(id storage.KeyID, purpose string, ad, plain []byte) ([]byte, error) {
+	sealed, err := k.Keystore.Seal(id, purpose, ad, plain)
+	if err == nil && k.next.Swap(false) {
+		sealed[len(sealed)-1] ^= 1
+	}
+	return sealed, err
+}
+
 func newWorld(t *testing.T, o worldOptions) *world {
 	t.Helper()
 	ctx := context.Background()
@@ -102,8 +117,13 @@ func newWorld(t *testing.T, o worldOptions) *world {
 	storagetest.Files(t, filepath.Join(dir, "clearbox.db"), filepath.Join(dir, "keys.db"), root)
 	ks, err := keystore.Open(ctx, filepath.Join(dir, "keys.db"), root, keystore.Options{})
 	must(t, err)
+	var stored storage.Sealer = ks
+	if o.flips != nil {
+		o.flips.Keystore = ks
+		stored = o.flips
+	}
 	store, err := storage.Open(ctx, storage.Options{
-		Path: filepath.Join(dir, "clearbox.db"), Sealer: ks, Index: ks.Index, MailboxMails: o.mails, Faults: o.faults,
+		Path: filepath.Join(dir, "clearbox.db"), Sealer: stored, Index: ks.Index, MailboxMails: o.mails, Faults: o.faults,
 	})
 	must(t, err)
 	w := &world{t: t, store: store, keys: ks, routes: routes{away: nil}, nudged: make(chan clearbox.ServerName, 64)}

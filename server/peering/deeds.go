@@ -205,6 +205,9 @@ func (s *Service) Tend(ctx context.Context) {
 	if err == nil {
 		err = s.table.forget(ctx)
 	}
+	if err == nil {
+		err = s.table.forgetIdle(ctx)
+	}
 	if err != nil && ctx.Err() == nil {
 		s.o.Log.Error("peers not tended", "code", string(clearbox.CodeOf(err)), "error", err.Error())
 	}

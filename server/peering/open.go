@@ -58,6 +58,55 @@ func (t *Table) Adopt(ctx context.Context, doc *federation.Document) error {
 	})
 }
 
+// forgetIdle takes the places back of servers that became peers by the first
+// contact and exchanged nothing until the end of their probation. They are
+// strangers again, who may come as before.
+func (t *Table) forgetIdle(ctx context.Context) error {
+	now := clearbox.Millis(t.o.Now().UnixMilli())
+	for _, p := range t.All() {
+		if !p.FirstUse || p.State != storage.PeerActive || p.LastSeen != 0 || p.ProbationUntil > now {
+			continue
+		}
+		if err := t.forgetPeer(ctx, p.Server); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (t *Table) forgetPeer(ctx context.Context, server clearbox.ServerName) error {
+	release, err := t.hold(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	err = t.store.Update(ctx, func(tx *storage.Tx) error {
+		p, err := tx.Peer(server)
+		if err != nil || !p.FirstUse || p.LastSeen != 0 {
+			return err
+		}
+		for _, class := range []storage.Class{storage.ClassControl, storage.ClassMessage} {
+			in, err := tx.InStream(server, class)
+			if err != nil {
+				return err
+			}
+			waits, _, err := tx.OutboxSize(server, class)
+			if err != nil || len(in.Stream) > 0 || waits > 0 {
+				return err
+			}
+		}
+		if err := tx.DeletePeer(server); err != nil {
+			return err
+		}
+		return tx.Audit(storage.AuditEntry{Action: "peer.idle", Object: string(server)})
+	})
+	t.recall(context.WithoutCancel(ctx), server)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	return err
+}
+
 // may holds the document against the rules for strangers.
 func (t *Table) may(doc *federation.Document) error {
 	if _, blocked := t.Blocked(doc.Server); blocked {

@@ -101,11 +101,19 @@ func TestThreat07FirstContactInAnothersName(t *testing.T) {
 		if _, known := a.table.Stored("b.test"); known {
 			t.Fatal("a forged request made a peer")
 		}
-		if got := a.knock(t, "b.test", b.self.SigningKey()); got.Header().Get("Retry-After") != "" {
+		l.mu.Lock()
+		l.asked = nil
+		l.mu.Unlock()
+		if got := a.knock(t, "b.test", federation.SigningKey{KID: b.self.SigningKey().KID, Private: thief}); got.Header().Get("Retry-After") != "" {
 			t.Error("a stranger whose proof was no good is looked at again at once")
 		}
-		time.Sleep(time.Minute)
-		meet(t, b, a)
+		time.Sleep(time.Second)
+		l.mu.Lock()
+		if len(l.asked) != 0 {
+			t.Errorf("looked up for a second forgery: %v", l.asked)
+		}
+		l.mu.Unlock()
+		meet(t, b, a) // the true server does not wait for what the false one did
 		before, _ := a.table.Stored("b.test")
 		b.close()
 		impostor := l.siteIn("b.test", 9, &peering.Open{Basis: "test"})
@@ -132,7 +140,7 @@ func TestForgedFirstContactBarsNobody(t *testing.T) {
 		thief := ed25519.NewKeyFromSeed(bytes.Repeat([]byte{66}, 32))
 		a.knock(t, "b.test", federation.SigningKey{KID: b.self.SigningKey().KID, Private: thief})
 		time.Sleep(10 * time.Second)
-		if got := a.knock(t, "b.test", b.self.SigningKey()); got.Header().Get("Retry-After") != "" {
+		if got := a.knock(t, "b.test", federation.SigningKey{KID: b.self.SigningKey().KID, Private: thief}); got.Header().Get("Retry-After") != "" {
 			t.Error("the forged request was not found out")
 		}
 		meet(t, a, b)
@@ -261,6 +269,35 @@ func TestFirstContactsBelowOneDomain(t *testing.T) {
 			}
 			s.close()
 		}
+	})
+}
+
+// Who became a peer and exchanges nothing gives the place back after the
+// probation; who exchanged something, or is waited for, keeps it.
+func TestIdleFirstContactsAreForgotten(t *testing.T) {
+	open(t, peering.Open{Basis: "test"}, func(t *testing.T, l *lab, a, b *site) {
+		c := l.site("c.test", 3)
+		defer c.close()
+		d := l.site("d.test", 4)
+		defer d.close()
+		for _, s := range []*site{b, c, d} {
+			must(t, a.table.Adopt(t.Context(), s.self.Document()))
+		}
+		must(t, a.store.Update(t.Context(), func(tx *storage.Tx) error {
+			return tx.SetInStream("c.test", storage.ClassMessage, storage.InStream{Stream: []byte("stream"), LastPos: 1})
+		}))
+		a.queue("d.test")
+		time.Sleep(7*24*time.Hour - time.Minute)
+		a.service.Tend(t.Context())
+		if got := len(a.table.All()); got != 3 {
+			t.Fatalf("%d peers before the end of the probation", got)
+		}
+		time.Sleep(2 * time.Minute)
+		a.service.Tend(t.Context())
+		if _, known := a.table.Stored("b.test"); known || len(a.table.All()) != 2 || !slices.Contains(a.audits(), "peer.idle b.test") {
+			t.Errorf("peers %d, audit %v", len(a.table.All()), a.audits())
+		}
+		must(t, a.table.Adopt(t.Context(), b.self.Document())) // and may come again
 	})
 }
 
