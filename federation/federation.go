@@ -288,6 +288,7 @@ type Bundle struct {
 type Directory interface {
 	PeerResolve(ctx context.Context, peer clearbox.ServerName, handle clearbox.Handle) (Account, error)
 	PeerDevices(ctx context.Context, peer clearbox.ServerName, uid clearbox.UID) (Account, error)
-	// PeerClaim gives one-time keys to who shows the person's delivery token, or the id of a knock of theirs at the peer.
+	// PeerClaim gives one-time keys to who shows the person's delivery token, the id of a knock of theirs at the peer,
+	// or the permit of a group in which they are and the peer has somebody.
 	PeerClaim(ctx context.Context, peer clearbox.ServerName, claimID string, uid clearbox.UID, token []byte, devices []clearbox.DeviceID) ([]Bundle, error)
 }

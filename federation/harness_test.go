@@ -467,7 +467,10 @@ func (p *peerTable) SaveStatus(_ context.Context, server clearbox.ServerName, s 
 }
 
 // phonebook knows one user.
-type phonebook struct{ calls int }
+type phonebook struct {
+	calls int
+	shown []byte // by the last claim
+}
 
 const knownUID = clearbox.UID("aaaaaaaaaaaaaaaaaaaaaaaaaa")
 
@@ -485,8 +488,9 @@ func (p *phonebook) PeerDevices(_ context.Context, _ clearbox.ServerName, uid cl
 	return federation.Account{User: clearbox.UserID{UID: uid, Server: "b.test"}, DeviceList: []byte("list"), Version: 7}, nil
 }
 
-func (p *phonebook) PeerClaim(_ context.Context, _ clearbox.ServerName, claimID string, _ clearbox.UID, _ []byte, devices []clearbox.DeviceID) ([]federation.Bundle, error) {
+func (p *phonebook) PeerClaim(_ context.Context, _ clearbox.ServerName, claimID string, _ clearbox.UID, token []byte, devices []clearbox.DeviceID) ([]federation.Bundle, error) {
 	p.calls++
+	p.shown = token
 	var out []federation.Bundle
 	for _, d := range devices {
 		out = append(out, federation.Bundle{Device: d, Registration: 5, Identity: []byte(claimID), KEM: federation.PreKey{ID: 1}})

@@ -246,13 +246,20 @@ func (in *Inbox) claim(ctx context.Context, peer clearbox.ServerName, body []byt
 	if len(q.Token) != 0 && len(q.Token) != itemBytes {
 		return nil, clearbox.Errorf(clearbox.CodeBadRequest, "a delivery token has %d bytes", itemBytes)
 	}
+	token := q.Token
+	if len(q.Group) != 0 || q.Epoch != 0 {
+		if len(q.Group) != len(clearbox.GroupID{}) || q.Epoch == 0 || q.Epoch > maxPosition || len(q.Token) != 0 {
+			return nil, clearbox.Errorf(clearbox.CodeBadRequest, "a group has an id of 32 bytes and an epoch, and stands in place of a token")
+		}
+		token = clearbox.GroupRef{ID: clearbox.GroupID(q.Group), Epoch: q.Epoch}.Permit()
+	}
 	devices := make([]clearbox.DeviceID, len(q.Devices))
 	for i, d := range q.Devices {
 		if devices[i], err = clearbox.ParseDeviceID(d); err != nil {
 			return nil, err
 		}
 	}
-	bundles, err := in.directory.PeerClaim(ctx, peer, q.ClaimID, uid, q.Token, devices)
+	bundles, err := in.directory.PeerClaim(ctx, peer, q.ClaimID, uid, token, devices)
 	if err != nil {
 		return nil, absent(err)
 	}

@@ -63,6 +63,8 @@ type claimRequest struct {
 	UID     string  `cbor:"uid"`
 	Token   []byte  `cbor:"token,omitempty"` // 16 bytes
 	Devices []int64 `cbor:"devices,omitempty"`
+	Group   []byte  `cbor:"group,omitempty"` // 32 bytes, in place of a token: both sides have somebody in it
+	Epoch   uint64  `cbor:"epoch,omitempty"`
 }
 
 type accountAnswer struct {

@@ -35,12 +35,16 @@ func (c *Client) Devices(ctx context.Context, u clearbox.UserID) (Account, error
 }
 
 // Claim asks for prekey bundles; no devices means all of them. token is the
-// person's delivery token or the id of their knock; without one there are no
+// person's delivery token, the id of their knock, or the permit of a group in
+// which they are (clearbox.GroupRef); without one there are no
 // one-time keys. Asking again with the same claim id gives the same bundles for
 // 24 hours. The bundles' signatures are the caller's to verify. Errors are
 // those of Resolve.
 func (c *Client) Claim(ctx context.Context, u clearbox.UserID, claimID string, token []byte, devices []clearbox.DeviceID) ([]Bundle, error) {
 	req := claimRequest{ClaimID: claimID, UID: string(u.UID), Token: token}
+	if g, ok := clearbox.ParsePermit(token); ok {
+		req.Token, req.Group, req.Epoch = nil, g.ID[:], g.Epoch
+	}
 	for _, d := range devices {
 		req.Devices = append(req.Devices, int64(d))
 	}

@@ -1,6 +1,7 @@
 package federation_test
 
 import (
+	"bytes"
 	"net/http"
 	"strings"
 	"testing"
@@ -24,6 +25,11 @@ func TestDirectoryQuestions(t *testing.T) {
 		bundles, err := a.client.Claim(ctx, bob, "claim-1", nil, []clearbox.DeviceID{2, 3})
 		if err != nil || len(bundles) != 2 || bundles[1].Device != 3 || string(bundles[0].Identity) != "claim-1" {
 			t.Errorf("%+v %v", bundles, err)
+		}
+		for _, shown := range [][]byte{bytes.Repeat([]byte{5}, 16), clearbox.GroupRef{ID: clearbox.GroupID{1}, Epoch: 9}.Permit()} {
+			if _, err := a.client.Claim(ctx, bob, "claim-3", shown, nil); err != nil || !bytes.Equal(b.dir.shown, shown) {
+				t.Errorf("shown %x, arrived %x, %v", shown, b.dir.shown, err)
+			}
 		}
 		// Unknown by handle and unknown by uid look alike, whatever the directory calls them.
 		_, err1 := a.client.Resolve(ctx, clearbox.Address{Handle: "eve", Server: "b.test"})

@@ -40,6 +40,8 @@ type Router interface {
 	// the order of acceptance. done is called once, from any goroutine.
 	SubmitAsync(ctx context.Context, p auth.Principal, s delivery.Submission, done func(delivery.Receipt, error))
 	Status(ctx context.Context, p auth.Principal, ids []clearbox.MessageID) ([]delivery.State, error)
+	// Fellows refuses with clearbox.CodeNotAMember unless both are in the group or invited.
+	Fellows(ctx context.Context, a, b clearbox.UserID, group clearbox.GroupID) error
 }
 
 // Contacts are what people here and elsewhere want of each other;

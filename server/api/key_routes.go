@@ -40,7 +40,14 @@ func claimKeys(c *call) error {
 	if err := c.body(&in); err != nil {
 		return err
 	}
-	bundles, err := c.api.parts.Directory.ClaimKeys(c.ctx(), c.who, in.ClaimID.String(), in.User, in.Token, in.DeviceIDs())
+	token := in.Token
+	if in.Group != nil {
+		if err := c.api.parts.Router.Fellows(c.ctx(), c.who.User, in.User, in.Group.ID); err != nil {
+			return err
+		}
+		token = in.Group.Permit()
+	}
+	bundles, err := c.api.parts.Directory.ClaimKeys(c.ctx(), c.who, in.ClaimID.String(), in.User, token, in.DeviceIDs())
 	if err != nil {
 		return err
 	}

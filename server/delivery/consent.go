@@ -149,9 +149,13 @@ func flag(b bool) int {
 }
 
 // MayReach tells whether somebody at the peer who shows the token may have the
-// account's one-time keys: by its delivery token, or by the id of a knock of the
-// account at that very peer. Nobody may reach nobody.
+// account's one-time keys: by its delivery token, by the id of a knock of the
+// account at that very peer, or by the permit of a group in which the account is
+// and the peer has somebody. Nobody may reach nobody.
 func (r *Router) MayReach(ctx context.Context, peer clearbox.ServerName, uid clearbox.UID, token []byte) (bool, error) {
+	if g, ok := clearbox.ParsePermit(token); ok {
+		return r.shareGroup(ctx, peer, clearbox.UserID{UID: uid, Server: r.server}, g)
+	}
 	re, err := r.reach(ctx, uid)
 	if err != nil {
 		return false, err

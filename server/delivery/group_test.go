@@ -592,6 +592,35 @@ func TestAcceptFromAFellow(t *testing.T) {
 	}
 }
 
+// Fellow members have one-time keys of each other without a token.
+func TestGroupOpensTheWayToKeys(t *testing.T) {
+	w, c := groupWorld(t, worldOptions{})
+	bob, eve, dave := w.shut("bob", 1), w.shut("eve", 1), w.stranger()
+	c.set(delivery.MemberActive, bob.user, dave)
+	reach := func(peer clearbox.ServerName, u clearbox.UserID, g clearbox.GroupRef) bool {
+		t.Helper()
+		ok, err := w.router.MayReach(bg, peer, u.UID, g.Permit())
+		must(t, err)
+		return ok
+	}
+	if !reach(away, bob.user, *c.ref()) {
+		t.Error("a member's keys are not given")
+	}
+	other := *c.ref()
+	other.ID[0]++
+	if reach(away, eve.user, *c.ref()) || reach("c.test", bob.user, *c.ref()) || reach(away, bob.user, other) {
+		t.Error("keys are given where no group is shared")
+	}
+	must(t, w.router.Fellows(bg, bob.user, dave, c.id))
+	if err := w.router.Fellows(bg, eve.user, bob.user, c.id); clearbox.CodeOf(err) != clearbox.CodeNotAMember {
+		t.Errorf("an outsider is a fellow: %v", err)
+	}
+	c.set(delivery.MemberFormer, bob.user)
+	if reach(away, bob.user, *c.ref()) {
+		t.Error("keys of who has left are given")
+	}
+}
+
 func TestGroupMailExpires(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, c := groupWorld(t, worldOptions{Options: delivery.Options{MailTTL: time.Hour}})

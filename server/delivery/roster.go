@@ -170,6 +170,35 @@ func (r *Router) here(ctx context.Context, ro *roster, fresh bool) (*locals, err
 	return out, nil
 }
 
+// Fellows refuses with clearbox.CodeNotAMember unless both people belong to the
+// group now or are invited to it.
+func (r *Router) Fellows(ctx context.Context, a, b clearbox.UserID, group clearbox.GroupID) error {
+	ro, err := r.roster(ctx, group)
+	if err != nil {
+		return err
+	}
+	for _, u := range [...]clearbox.UserID{a, b} {
+		if st := ro.Members[u].Status; ro.Closed || st != MemberActive && st != MemberInvited {
+			return errNotMember()
+		}
+	}
+	return nil
+}
+
+// shareGroup tells whether somebody here is in a group in which a peer has
+// somebody.
+func (r *Router) shareGroup(ctx context.Context, peer clearbox.ServerName, who clearbox.UserID, g clearbox.GroupRef) (bool, error) {
+	ro, err := r.roster(ctx, g.ID)
+	if clearbox.CodeOf(err) == clearbox.CodeNotAMember {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	m := ro.Members[who]
+	return ro.has(peer, g.Epoch, true) && (m.in(g.Epoch) || m.Status == MemberInvited), nil
+}
+
 func errNotMember() error {
 	return clearbox.Errorf(clearbox.CodeNotAMember, "you are not in this group")
 }

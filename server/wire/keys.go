@@ -82,6 +82,8 @@ type KeyClaim struct {
 	User    clearbox.UserID    `json:"user"`              //
 	Devices []int              `json:"devices,omitempty"` // absent: all
 	Token   []byte             `json:"token,omitempty"`   // delivery token, for people of other servers; without it there are no one-time keys
+
+	Group *clearbox.GroupRef `json:"group,omitempty"` // in place of a token: a group in which both are
 }
 
 // Check tells whether everything is there.
@@ -91,6 +93,8 @@ func (k *KeyClaim) Check() error {
 	f.check(!k.User.IsZero(), "/user", "is required")
 	f.check(len(k.Devices) <= clearbox.MaxDevices, "/devices", bounded(clearbox.MaxDevices, "elements"))
 	f.check(k.Token == nil || len(k.Token) == tokenBytes, "/token", "has 16 bytes")
+	f.check(k.Token == nil || k.Group == nil, "/token", "or a group is shown, not both")
+	f.check(k.Group == nil || !k.Group.ID.IsZero() && k.Group.Epoch > 0 && k.Group.Epoch < 1<<53, "/group", "has an id and an epoch from 1")
 	for i, d := range k.Devices {
 		_, err := clearbox.ParseDeviceID(int64(d))
 		f.addError(at("/devices", i), err)
