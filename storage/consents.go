@@ -87,17 +87,19 @@ func (tx *Tx) ConsentedSince(userNo int64, purpose, notice string) (clearbox.Mil
 // ConsentingByHandle gives the permanent name of the active account that has the
 // handle, if its latest decision for purpose is a grant under that version of
 // the notice. Everybody else is ErrNotFound like nobody. It is one statement that
-// opens nothing, gives a row and looks into both tables in each case.
+// opens nothing and reads a row of an account in each case: of nobody, the last one.
 func (tx *Tx) ConsentingByHandle(h clearbox.Handle, purpose, notice string) (clearbox.UID, error) {
+	var found int64
 	var uid, state, action, version string
-	err := tx.one(`SELECT u.uid, u.state, c.action, c.notice_version FROM (SELECT 1 AS always) AS a
-		LEFT JOIN users u ON u.handle_index = $1
-		LEFT JOIN user_consents c ON c.no = (SELECT MAX(no) FROM user_consents WHERE user_no = COALESCE(u.no, 0) AND purpose = $2)`,
-		args(tx.handleIndex(h), purpose), &uid, &state, &action, &version)
+	err := tx.one(`SELECT COALESCE(f.no, 0), u.uid, u.state, c.action, c.notice_version FROM (SELECT MAX(no) AS last FROM users) AS a
+		LEFT JOIN users f ON f.handle_index = $1
+		LEFT JOIN users u ON u.no = COALESCE(f.no, a.last)
+		LEFT JOIN user_consents c ON c.no = (SELECT MAX(no) FROM user_consents WHERE user_no = COALESCE(f.no, 0) AND purpose = $2)`,
+		args(tx.handleIndex(h), purpose), &found, &uid, &state, &action, &version)
 	if err != nil {
 		return "", err
 	}
-	if UserState(state) != UserActive || ConsentAction(action) != ConsentGranted || version != notice {
+	if found == 0 || UserState(state) != UserActive || ConsentAction(action) != ConsentGranted || version != notice {
 		return "", ErrNotFound
 	}
 	return clearbox.UID(uid), nil
