@@ -190,7 +190,7 @@ func (t *talk) news(ctx context.Context) error {
 			}
 			t.app.say(sentLine{
 				Type: "sent", ID: id, To: t.to, State: m.State, Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed, TheirServer: why,
-			}, "   [%s] %s", progress(m, why), firstWords(m.Text))
+			}, "   [%s] %s", progress(m, why), firstWords(wording(m)))
 			if err := brain.MarkShown(ctx, *m); err != nil {
 				return err
 			}
@@ -224,7 +224,7 @@ func (t *talk) say(ctx context.Context, in typed) error {
 	}
 	var m *core.Message
 	if err == nil {
-		m, err = t.p.brain.Send(ctx, t.with.User, in.text)
+		m, err = t.p.brain.Post(ctx, core.With(t.with.User), core.Post{Text: in.text, Mentions: t.p.mentions(ctx, in.text)})
 	}
 	switch code := clearbox.CodeOf(err); code {
 	case "":

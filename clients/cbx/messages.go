@@ -188,7 +188,10 @@ func (a *app) text(ctx context.Context, p *profile, m *core.Message) string {
 
 // wording is what a message says: its text, or its file.
 func wording(m *core.Message) string {
-	if m.File == nil {
+	switch {
+	case m.Kind == core.MessageTimer:
+		return "(when messages disappear)"
+	case m.File == nil:
 		return m.Text
 	}
 	out := fmt.Sprintf("(file %q, %d KB)", m.File.Name, (m.File.Size+999)/1000)
@@ -286,10 +289,10 @@ func (a *app) showFate(ctx context.Context, p *profile, m *core.Message) {
 		return
 	}
 	if m.State == core.StateFailed {
-		fmt.Fprintf(a.stdout, "%s * not delivered to %s: \"%s\" (%s)\n", a.clock(m.Sent), to, firstWords(m.Text), because(m))
+		fmt.Fprintf(a.stdout, "%s * not delivered to %s: \"%s\" (%s)\n", a.clock(m.Sent), to, firstWords(wording(m)), because(m))
 		return
 	}
-	fmt.Fprintf(a.stdout, "%s * delivered to %s after all: \"%s\"\n", a.clock(m.Sent), to, firstWords(m.Text))
+	fmt.Fprintf(a.stdout, "%s * delivered to %s after all: \"%s\"\n", a.clock(m.Sent), to, firstWords(wording(m)))
 }
 
 // firstWords recalls a message by its beginning.

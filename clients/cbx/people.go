@@ -326,6 +326,7 @@ func (c *statusCommand) Run(ctx context.Context, a *app) error {
 		out := map[string]any{
 			"type": "status", "address": who.Address.String(), "user": who.User, "device": who.Device, "device_name": who.Name,
 			"server_url": p.ServerURL, "queued": st.Queued, "waiting": st.Waiting, "unshown": st.Unshown, "held": st.Held, "failed": st.Failed,
+			"events": st.Events, "ignored": st.Ignored,
 			"healing": healingLine(st.Healing),
 		}
 		reach, session := "not asked", "not asked"
@@ -350,6 +351,9 @@ func (c *statusCommand) Run(ctx context.Context, a *app) error {
 		}
 		if h := st.Healing; h.Lost > 0 && !a.JSON {
 			fmt.Fprintf(a.stdout, "healing: %d could not be read, %d of them came after all\n", h.Lost, h.Healed)
+		}
+		if st.Ignored > 0 && !a.JSON {
+			fmt.Fprintf(a.stdout, "ignored: %d changes by somebody who may not make them\n", st.Ignored)
 		}
 		if st.Failed > 0 && !a.JSON {
 			fmt.Fprintf(a.stdout, "failed:  %d not delivered; cbx recv says which and why, once\n", st.Failed)

@@ -312,3 +312,42 @@ func TestLostChangesHeal(t *testing.T) {
 		bob.stop()
 	})
 }
+
+// TestChangesOnOwnDevices: what one device does, the others see.
+func TestChangesOnOwnDevices(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, ada, bob := friends(t)
+		phone := bob.link(t)
+		phone.start()
+		settle(time.Second)
+		hers := ada.send(bob, "from ada")
+		settle(10 * time.Second)
+		his, other := bob.send(ada, "from bob"), bob.send(ada, "other")
+		settle(10 * time.Second)
+		bob.must(bob.brain.React(ctx, ada.ref(hers), "👍"))
+		phone.must(phone.brain.Edit(ctx, phone.ref(his), "from bob's phone"))
+		bob.must(bob.brain.Delete(ctx, bob.ref(other)))
+		_, err := phone.brain.SetTimer(ctx, core.With(ada.user), time.Hour)
+		phone.must(err)
+		settle(10 * time.Second)
+		same := []string{"from ada 👍", "from bob's phone*", "deleted", "timer"}
+		want(t, "ada's view", ada.view(bob)[2:], same)
+		want(t, "bob's view", bob.view(ada)[2:], same)
+		want(t, "the phone's view", phone.view(ada), same)
+		for _, p := range []*person{bob, phone} {
+			if c, err := p.brain.Conversation(ctx, core.With(ada.user)); err != nil || c.Timer != time.Hour {
+				t.Errorf("%v, %v", c.Timer, err)
+			}
+			if _, events := p.showAll(); len(events) != 0 {
+				t.Errorf("bob is told what he did himself: %q", events)
+			}
+		}
+		phone.send(ada, "short-lived")
+		settle(61 * time.Minute)
+		want(t, "bob's view", bob.view(ada)[2:], same)
+		want(t, "the phone's view", phone.view(ada), same)
+		for _, p := range []*person{ada, bob, phone} {
+			p.stop()
+		}
+	})
+}

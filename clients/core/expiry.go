@@ -226,33 +226,17 @@ func (b *Brain) Tidy(ctx context.Context) error {
 	return b.forget(ctx)
 }
 
-// expire tidies until ctx ends. An error of the vault ends it: whoever uses the
-// vault next is told.
+// expire tidies until ctx ends, or the vault does no more work: whoever uses it
+// next is told. What fails otherwise is tried again.
 func (b *Brain) expire(ctx context.Context) {
-	forgot := b.opts.Now()
-	if b.Tidy(ctx) != nil {
-		return
-	}
+	var forgot, looked time.Time
 	for {
-		next, err := b.sweep(ctx)
-		if err != nil {
-			return
-		}
-		pause, now := lookEvery, b.opts.Now()
-		if next > 0 {
-			pause = min(pause, time.UnixMilli(int64(next)).Sub(now))
-		}
-		due, err := b.forgetDue(ctx)
+		pause, err := b.tidyDue(ctx, &forgot, &looked)
 		switch {
-		case err != nil:
+		case ctx.Err() != nil || errors.Is(err, ErrVaultBroken):
 			return
-		case due && now.Sub(forgot) >= forgetEvery:
-			if b.forget(ctx) != nil {
-				return
-			}
-			forgot = now
-		case due:
-			pause = min(pause, forgetEvery-now.Sub(forgot))
+		case err != nil:
+			pause = forgetEvery
 		}
 		timer := time.NewTimer(max(pause, time.Millisecond))
 		select {
@@ -264,6 +248,35 @@ func (b *Brain) expire(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// tidyDue does what is due of Tidy and gives how long until something will be.
+// forgot and looked are when it last did each of its costly parts.
+func (b *Brain) tidyDue(ctx context.Context, forgot, looked *time.Time) (time.Duration, error) {
+	now := b.opts.Now()
+	if now.Sub(*looked) >= lookEvery {
+		if err := b.endLate(ctx); err != nil {
+			return 0, err
+		}
+		*looked = now
+	}
+	next, err := b.sweep(ctx)
+	if err != nil {
+		return 0, err
+	}
+	pause := lookEvery
+	if next > 0 {
+		pause = min(pause, time.UnixMilli(int64(next)).Sub(now))
+	}
+	due, err := b.forgetDue(ctx)
+	if err != nil || !due {
+		return pause, err
+	}
+	if wait := forgetEvery - now.Sub(*forgot); wait > 0 {
+		return min(pause, wait), nil
+	}
+	*forgot = now
+	return pause, b.forget(ctx)
 }
 
 func (b *Brain) forgetDue(ctx context.Context) (due bool, err error) {

@@ -171,3 +171,32 @@ func SendContent(ctx context.Context, b *Brain, to clearbox.UserID, c Content) e
 	wake(b.queueWake)
 	return err
 }
+
+// ProfileOf is what contacts are given of b's account.
+func ProfileOf(ctx context.Context, b *Brain) (out *SealedProfile) {
+	_ = b.vault.View(ctx, func(r Reader) error {
+		own, err := load[ownCard](r, keyProfile)
+		if err == nil && own != nil {
+			out, err = own.seal(b.opts.Random, b.self.User)
+		}
+		return err
+	})
+	return out
+}
+
+// Fill puts n messages of somebody into b's vault.
+func Fill(ctx context.Context, b *Brain, from clearbox.UserID, n int, text string) error {
+	return b.vault.Update(ctx, func(tx Tx) error {
+		for range n {
+			id, err := clearbox.NewMessageID(b.opts.Random)
+			if err != nil {
+				return err
+			}
+			m := &Message{ID: id, Conversation: from, Sender: from, SenderDevice: 1, Kind: MessageText, Text: text, Sent: b.now(), Stored: b.now(), State: StateReceived}
+			if err := addMessage(tx, uuidOfUser(from), uuidOfUser(from), m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

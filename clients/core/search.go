@@ -16,9 +16,8 @@ type Search struct {
 }
 
 // Search gives the newest lines that have all words, newest first. It reads every
-// line of what is searched: the vault is in memory, so that takes about a
-// hundredth of a second for 10,000 messages, and there is no index to keep, to
-// encrypt and to forget things from.
+// line of what is searched, about 40 ms for 10,000 messages in a vault that is in
+// memory: there is no index to keep, to encrypt and to forget things from.
 func (b *Brain) Search(ctx context.Context, q Search) (out []Message, err error) {
 	words := strings.Fields(strings.ToLower(q.Words))
 	if len(words) == 0 {

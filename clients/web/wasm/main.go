@@ -68,6 +68,20 @@ func run(ctx context.Context, args []string) error {
 		err = errors.Join(b.RemoveDevice(ctx, 2), b.Logout(ctx), b.ChangePassword(ctx, "", ""))
 	case "status":
 		_, err = b.Status(ctx)
+	case "change":
+		err = errors.Join(b.Edit(ctx, core.Ref{Author: user}, "probe"), b.Delete(ctx, core.Ref{Author: user}), b.React(ctx, core.Ref{Author: user}, ""))
+	case "conversations":
+		_, err = b.Conversations(ctx)
+	case "search":
+		_, err = b.Search(ctx, core.Search{Words: "probe"})
+	case "events":
+		_, err = b.Events(ctx)
+	case "disappear":
+		_, err = b.SetTimer(ctx, core.With(user), time.Hour)
+	case "keep":
+		err = errors.Join(b.Mute(ctx, core.With(user), 0), b.SetDraft(ctx, core.With(user), ""), b.Pin(ctx, core.Ref{Author: user}, true))
+	case "profile":
+		err = errors.Join(b.SetProfile(ctx, "probe", nil), b.SetSettings(ctx, core.Settings{}))
 	}
 	return err
 }
