@@ -154,40 +154,45 @@ func (p *person) find(other *person, text string) core.Ref {
 // change edits, takes back or reacts to some message until that is in the vault,
 // as a person does who looks at the screen after a crash.
 func (p *person) change(other *person, what, n, step int, last map[core.Ref]string) {
+	text := fmt.Sprint("edit ", step)
 	for {
 		lines, err := p.current().Messages(ctx, other.user, 0, 0)
-		if err == nil {
-			lines = slices.DeleteFunc(lines, func(m core.Message) bool {
-				return m.Kind != core.MessageText || what != 4 && !m.Outgoing
-			})
-			if len(lines) == 0 {
-				return
-			}
-			ref := lines[n%len(lines)].Ref()
-			text := fmt.Sprint("edit ", step)
-			switch what {
-			case 2:
-				if err = p.current().Edit(ctx, ref, text); err == nil {
-					last[ref] = text
-				}
-			case 3:
-				if err = p.current().Delete(ctx, ref); err == nil {
-					last[ref] = "<deleted>"
-				}
-			case 4:
-				err = p.current().React(ctx, ref, []string{"👍", "🎉", ""}[n%3])
-			}
-			if clearbox.CodeOf(err) == clearbox.CodeForbidden {
-				return // it was taken back a moment ago
-			}
+		if err != nil { // it has died a moment ago
+			settle(time.Second)
+			continue
 		}
-		if err == nil {
+		if what == 2 && slices.ContainsFunc(lines, func(m core.Message) bool { return m.Text == text }) {
+			return // that was done before it died
+		}
+		lines = slices.DeleteFunc(lines, func(m core.Message) bool {
+			return m.Kind != core.MessageText || what != 4 && !m.Outgoing
+		})
+		if len(lines) == 0 {
 			return
 		}
-		if !errors.Is(err, core.ErrVaultBroken) {
+		ref := lines[n%len(lines)].Ref()
+		switch what {
+		case 2:
+			last[ref] = text
+			err = p.current().Edit(ctx, ref, text)
+		case 3:
+			last[ref] = "<deleted>"
+			err = p.current().Delete(ctx, ref)
+		case 4:
+			err = p.current().React(ctx, ref, []string{"👍", "🎉", ""}[n%3])
+		}
+		switch {
+		case err == nil:
+			return
+		case clearbox.CodeOf(err) == clearbox.CodeForbidden: // it was taken back a moment ago
+			return
+		case !errors.Is(err, core.ErrVaultBroken):
 			p.t.Error(err)
 			return
 		}
 		settle(time.Second)
+		if m, err := p.current().Line(ctx, ref); what == 3 && err == nil && m.Kind == core.MessageDeleted {
+			return
+		}
 	}
 }
