@@ -53,6 +53,7 @@ var floors = map[string]int{
 	"server/presence":               10,
 	"server/metrics":                10,
 	"server/archive":                20,
+	"server/linking":                22,
 	"server/auth/throttle":          12,
 	"server/auth":                   20,
 	"server/auth/authtest":          25,
@@ -110,7 +111,7 @@ var rules = []rule{
 	},
 	{
 		who:   []string{"clients/..."},
-		never: []string{"storage/...", "federation/...", "server", "server/api", "server/auth", "server/config", "server/delivery", "server/directory", "server/afar", "server/media", "server/admin", "server/archive", "server/presence", "server/peering", "server/logging"},
+		never: []string{"storage/...", "federation/...", "server", "server/api", "server/auth", "server/config", "server/delivery", "server/directory", "server/afar", "server/media", "server/admin", "server/archive", "server/linking", "server/presence", "server/peering", "server/logging"},
 		why:   "clients speak, they do not peek",
 	},
 	{

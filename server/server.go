@@ -33,6 +33,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/delivery"
 	"github.com/clearbox-im/clearbox/server/directory"
 	"github.com/clearbox-im/clearbox/server/identity"
+	"github.com/clearbox-im/clearbox/server/linking"
 	"github.com/clearbox-im/clearbox/server/logging"
 	"github.com/clearbox-im/clearbox/server/media"
 	"github.com/clearbox-im/clearbox/server/peering"
@@ -318,6 +319,7 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 		Auth: s.auth, Directory: s.directory, Router: s.delivery, Contacts: s.delivery, Media: s.media, Presence: s.presence, Afar: s.afar,
 		Mailbox:      func(p auth.Principal) api.Mailbox { return s.delivery.Mailbox(p) },
 		Archive:      archive.New(s.store, archive.Options{MaxItems: orUnlimited(int64(c.Limits.ArchiveItems)), MaxBytes: orUnlimited(int64(c.Limits.ArchiveSize))}),
+		Linking:      linking.New(linking.Options{Now: s.o.Now}),
 		Admin:        admin.New(s.store, s.auth, c.Server.Name, deeds),
 		StatusEvents: s.delivery.OnState, Servers: s.known(c),
 	}, api.Options{

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strconv"
+	"strings"
 
 	"github.com/clearbox-im/clearbox"
 )
@@ -146,6 +147,25 @@ func (tx *Tx) devices(query string, a ...any) ([]DeviceRecord, error) {
 		return nil
 	})
 	return ds, err
+}
+
+// UnusedDevices gives number, account and id of at most limit active devices that
+// were last seen before a day, without the one of each account that was seen last.
+func (tx *Tx) UnusedDevices(before clearbox.Millis, limit int) ([]DeviceRecord, error) {
+	const seen = "CASE WHEN %s.last_seen_day > %s.added THEN %s.last_seen_day ELSE %s.added END"
+	query := `SELECT d.no, d.user_no, d.device_id FROM devices d WHERE d.removed = 0 AND d.last_seen_day < $1 AND d.added < $1
+		AND EXISTS (SELECT 1 FROM devices e WHERE e.user_no = d.user_no AND e.removed = 0 AND e.no <> d.no
+			AND (` + strings.ReplaceAll(seen, "%s", "e") + ` > ` + strings.ReplaceAll(seen, "%s", "d") + `
+				OR ` + strings.ReplaceAll(seen, "%s", "e") + ` = ` + strings.ReplaceAll(seen, "%s", "d") + ` AND e.no > d.no)) ORDER BY d.no LIMIT $2`
+	var out []DeviceRecord
+	var d DeviceRecord
+	var id int64
+	err := tx.each(query, args(int64(before), int64(limit)), []any{&d.No, &d.UserNo, &id}, func() error {
+		d.ID = clearbox.DeviceID(id)
+		out = append(out, d)
+		return nil
+	})
+	return out, err
 }
 
 // TouchDevice notes the day on which the device was last seen. It writes only

@@ -29,6 +29,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/auth/throttle"
 	"github.com/clearbox-im/clearbox/server/delivery"
 	"github.com/clearbox-im/clearbox/server/directory"
+	"github.com/clearbox-im/clearbox/server/linking"
 	"github.com/clearbox-im/clearbox/server/media"
 	"github.com/clearbox-im/clearbox/server/presence"
 	"github.com/clearbox-im/clearbox/server/wire"
@@ -77,6 +78,7 @@ type Parts struct {
 	Contacts  Contacts
 	Mailbox   func(p auth.Principal) Mailbox // opens the mail of p's device
 	Archive   *archive.Service
+	Linking   *linking.Service
 	Media     *media.Service
 	Presence  *presence.Hub
 	Admin     *admin.Service

@@ -94,8 +94,15 @@ func operations() []operation {
 		{del, "/me/consents/{purpose}", device, 0, withdrawConsent, nil},
 
 		{get, "/devices", account, 0, devices, nil},
-		{put, "/devices/list", device, keys, publishDevices, nil},
+		// Without a device where somebody recovers: the root key signs the list.
+		{put, "/devices/list", account, keys, publishDevices, nil},
 		{del, "/devices/{id}", account, 0, removeDevice, nil},
+		{post, "/devices/link", entry, wire.MaxLinkBody, openLink, nil},
+		{post, "/devices/link/{id}/new", entry, wire.MaxLinkBody, sayNew, nil},
+		{get, "/devices/link/{id}/old", entry, 0, hearOld, nil},
+		{post, "/devices/link/{id}/session", entry, small, linkSession, nil},
+		{post, "/devices/link/{id}/old", device, wire.MaxLinkBody, sayOld, nil},
+		{get, "/devices/link/{id}/new", device, 0, hearNew, nil},
 		{put, "/keys", device, keys, uploadKeys, nil},
 		{get, "/keys/status", device, 0, keyStatus, nil},
 		{post, "/keys/claim", people, small, claimKeys, nil},
@@ -111,7 +118,7 @@ func operations() []operation {
 
 		{post, "/messages/send", device, send, sendMessage, nil},
 		{post, "/messages/status", device, small, messageStatus, nil},
-		{get, "/messages/history", device, 0, readHistory, nil},
+		{get, "/messages/history", account, 0, readHistory, nil},
 		{post, "/messages/history", device, history, writeHistory, nil},
 		{del, "/messages/history", device, 0, deleteHistory, nil},
 		{get, "/sync", device, 0, syncMail, nil},

@@ -26,6 +26,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/auth/authtest"
 	"github.com/clearbox-im/clearbox/server/delivery"
 	"github.com/clearbox-im/clearbox/server/directory"
+	"github.com/clearbox-im/clearbox/server/linking"
 	"github.com/clearbox-im/clearbox/server/media"
 	"github.com/clearbox-im/clearbox/server/presence"
 	"github.com/clearbox-im/clearbox/server/wire"
@@ -127,6 +128,7 @@ func newWorld(t testing.TB, o setup) *world {
 	}})
 	parts := api.Parts{
 		Auth: w.Auth, Directory: dir, Router: w.router, Contacts: w.router, Archive: archive.New(w.Store, o.archive), Presence: w.hub,
+		Linking: linking.New(linking.Options{Now: w.Clock.Now}),
 		Media:   o.attachments(w),
 		Mailbox: func(p auth.Principal) api.Mailbox { return w.router.Mailbox(p) },
 		Admin:   admin.New(w.Store, w.Auth, home, admin.Options{Now: w.Clock.Now, Version: o.api.Version}),

@@ -90,3 +90,6 @@ func (s *Service) Begin(ctx context.Context, user storage.User, device clearbox.
 
 // Sweep is what Run does each hour.
 func (s *Service) Sweep(ctx context.Context) { s.sweep(ctx) }
+
+// Sweep is what Run does each hour about unused devices.
+func Sweep(s *Service, ctx context.Context) error { return s.expireDevices(ctx) }

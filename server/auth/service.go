@@ -170,6 +170,41 @@ func (s *Service) sweep(ctx context.Context) {
 	if err != nil && ctx.Err() == nil {
 		s.o.Log.Error("ended sessions not deleted", "code", clearbox.CodeOf(err))
 	}
+	if err := s.expireDevices(ctx); err != nil && ctx.Err() == nil {
+		s.o.Log.Error("unused devices not withdrawn", "code", clearbox.CodeOf(err))
+	}
+}
+
+// DeviceLife is how long a device is kept that nobody uses.
+const DeviceLife = 60 * 24 * time.Hour
+
+// expireDevices cuts off devices that were not used for DeviceLife, as their owner
+// can: senders leave them out from then on, and another device of the account
+// signs a list without them. The one that an account used last stays.
+func (s *Service) expireDevices(ctx context.Context) error {
+	var ended Revoked
+	n := 0
+	err := s.store.Update(ctx, func(tx *storage.Tx) error {
+		ended, n = Revoked{}, 0
+		unused, err := tx.UnusedDevices(tx.Now()-clearbox.Millis(DeviceLife.Milliseconds()), 1000)
+		if err != nil {
+			return err
+		}
+		for _, d := range unused {
+			sessions, err := tx.RemoveDevice(d.UserNo, d.ID)
+			if err != nil {
+				return err
+			}
+			ended.Sessions = append(ended.Sessions, sessions...)
+			n++
+		}
+		return nil
+	})
+	s.Settle(ended, err)
+	if err == nil && n > 0 {
+		s.o.Log.Info("unused devices withdrawn", "devices", n)
+	}
+	return err
 }
 
 // OnRevoke registers fn to be told which sessions ended, right after that was

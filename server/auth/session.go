@@ -63,6 +63,41 @@ func (s *Service) Login(ctx context.Context, l Login) (Tokens, error) {
 	return s.begin(ctx, who.user, l.Device, fresh)
 }
 
+// LoginLinked begins a session of a device that another one of the account has
+// just linked, without the password: that other one has a session, and handed the
+// account over. Errors are those of Login.
+func (s *Service) LoginLinked(ctx context.Context, userNo int64, l Login) (Tokens, error) {
+	if l.Device == 0 || l.Proof == nil {
+		return Tokens{}, &clearbox.Error{Code: clearbox.CodeBadRequest, Text: "a device and its proof are needed", Field: "/device"}
+	}
+	if err := s.limit(s.byClient, "login|"+l.Client); err != nil {
+		return Tokens{}, err
+	}
+	var name clearbox.UID
+	err := s.store.View(ctx, func(tx *storage.Tx) error {
+		user, err := tx.UserByNo(userNo)
+		name = user.UID
+		return err
+	})
+	if err != nil {
+		return Tokens{}, fmt.Errorf("look up who was linked: %w", err)
+	}
+	who, err := s.find(ctx, string(name), l.Device)
+	if err != nil {
+		return Tokens{}, err
+	}
+	if who.user.No == 0 {
+		return Tokens{}, errBadCredentials() // banned meanwhile
+	}
+	if err := s.checkProof(who, l); err != nil {
+		return Tokens{}, err
+	}
+	if !s.useProof(l) {
+		return Tokens{}, clearbox.Errorf(clearbox.CodeReplay, "this device proof was used before; make a new one")
+	}
+	return s.begin(ctx, who.user, l.Device, "")
+}
+
 func errBadCredentials() error {
 	return clearbox.Errorf(clearbox.CodeBadCredentials, "name or password is wrong")
 }

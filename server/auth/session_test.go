@@ -402,3 +402,62 @@ func TestTicketsAreBounded(t *testing.T) {
 		t.Fatalf("%d tickets are remembered", n)
 	}
 }
+
+// A device that nobody used for 60 days is cut off, the one that was used last
+// never is.
+func TestUnusedDevicesAreWithdrawn(t *testing.T) {
+	w := authtest.New(t, auth.Options{})
+	bob, _ := w.Join("bob")
+	lone, _ := w.Join("lone")
+	_ = lone
+	w.Update(func(tx *storage.Tx) error {
+		user, err := tx.UserByUID(bob.User.UID)
+		if err != nil {
+			return err
+		}
+		for id := clearbox.DeviceID(2); id <= 3; id++ {
+			if err := tx.AddDevice(&storage.DeviceRecord{UserNo: user.No, ID: id, Registration: 9, Key: make([]byte, 32), Name: "x"}); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	devices := func(h clearbox.Handle) (ids []clearbox.DeviceID) {
+		w.View(func(tx *storage.Tx) error {
+			user, err := tx.UserByHandle(h)
+			if err != nil {
+				return err
+			}
+			all, err := tx.Devices(user.No)
+			for _, d := range all {
+				ids = append(ids, d.ID)
+			}
+			return err
+		})
+		return ids
+	}
+	w.Clock.Fly(auth.DeviceLife - 24*time.Hour)
+	if err := auth.Sweep(w.Auth, t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := devices("bob"); len(got) != 3 {
+		t.Errorf("before their time: %v", got)
+	}
+	tokens, err := w.Auth.Login(t.Context(), bob.Login(1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Clock.Fly(3 * 24 * time.Hour)
+	if err := auth.Sweep(w.Auth, t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if got := devices("bob"); len(got) != 1 || got[0] != 1 {
+		t.Errorf("after 62 days: %v", got)
+	}
+	if got := devices("lone"); len(got) != 1 {
+		t.Errorf("somebody's only device: %v", got)
+	}
+	if _, err := w.Auth.Refresh(t.Context(), tokens.Refresh); err != nil {
+		t.Errorf("the device in use: %v", err)
+	}
+}

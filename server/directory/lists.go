@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 
 	"github.com/clearbox-im/clearbox"
@@ -76,16 +77,17 @@ func (s *Service) Devices(ctx context.Context, p auth.Principal) (Own, error) {
 // PublishList replaces the caller's device list. The new one must verify and
 // follow the one before. Devices that it removes lose mail, keys and sessions,
 // those that it adds get their keys, in one transaction. The same list again is
-// no error.
+// no error. The caller needs no device: the list is signed by the root key.
 //
 // Errors: bad_signature (list or prekey, or another root key), conflict (not
 // newer than the list here), bad_request with the field, not_implemented for
 // another identity.
 func (s *Service) PublishList(ctx context.Context, p auth.Principal, u ListUpdate) (Account, error) {
-	if err := mustHaveDevice(p); err != nil {
-		return Account{}, err
+	bucket := deviceBucket(p)
+	if !p.HasDevice() { // somebody recovers the account: what counts is the root key
+		bucket = "account|" + strconv.FormatInt(p.UserNo, 10)
 	}
-	if err := s.uploads.Take(s.o.Now(), deviceBucket(p)); err != nil {
+	if err := s.uploads.Take(s.o.Now(), bucket); err != nil {
 		return Account{}, err
 	}
 	next, err := s.lists.read(u.Signed, p.User)

@@ -89,12 +89,16 @@ func (l *Login) Check() error {
 	var f faults
 	f.text("/handle", l.Handle, clearbox.MaxHandle)
 	f.text("/password", l.Password, MaxPassword)
-	if d := l.Device; d != nil {
-		f.check(d.Device >= 1 && d.Device <= 127, "/device/device", "must be a number from 1 to 127")
-		f.check(d.At > 0, "/device/at", "is required")
-		f.check(len(d.Signature) == ed25519.SignatureSize, "/device/signature", "has 64 bytes")
+	if l.Device != nil {
+		l.Device.check(&f)
 	}
 	return f.result()
+}
+
+func (d *DeviceProof) check(f *faults) {
+	f.check(d.Device >= 1 && d.Device <= 127, "/device/device", "must be a number from 1 to 127")
+	f.check(d.At > 0, "/device/at", "is required")
+	f.check(len(d.Signature) == ed25519.SignatureSize, "/device/signature", "has 64 bytes")
 }
 
 // LoginProof is what a device signs with its Ed25519 key to log in: it binds
