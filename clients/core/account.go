@@ -373,23 +373,10 @@ func (b *Brain) RemoveDevice(ctx context.Context, id clearbox.DeviceID) error {
 	if s, err = b.me(); err != nil {
 		return err
 	}
-	now := int64(b.now())
-	next := *s.list
-	next.Version, next.Issued, next.Devices = s.list.Version+1, now, nil
-	for _, d := range s.list.Devices {
-		if d.ID == uint8(id) && d.Removed == 0 {
-			d.Removed = now
-		}
-		next.Devices = append(next.Devices, d)
-	}
-	signed, err := next.Sign(s.root)
-	if err != nil {
-		return err
-	}
-	if err := b.call(ctx, "PUT", "/devices/list", wire.DeviceListUpload{DeviceList: signed}, nil); err != nil {
-		return err
-	}
-	_, err = b.Devices(ctx)
+	_, err = b.publish(ctx, func(l *keys.DeviceList, now int64) error {
+		strike(l, now, append(slices.Clone(s.Withdrawn), id))
+		return nil
+	})
 	return err
 }
 

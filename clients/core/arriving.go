@@ -21,7 +21,7 @@ func (b *Brain) readContent(tx Tx, s *self, env *letter, plaintext []byte, got *
 	// sender, and be meant for us. The id is taken from the inside: a server that
 	// writes another one outside changes nothing.
 	own := env.Sender == s.User
-	if c.From != env.Sender || !own && c.To != s.User || own && c.To == s.User {
+	if c.From != env.Sender || !own && c.To != s.User || own && (c.To == s.User) != (c.Kind == KindSync) || !own && c.Kind == KindSync {
 		return b.unreadable(tx, s, env, reasonMisrouted, got)
 	}
 	if !own {
@@ -71,6 +71,8 @@ func (b *Brain) readQuiet(tx Tx, s *self, env *letter, c *Content, got *arrivals
 		in = With(c.To)
 	}
 	switch c.Kind {
+	case KindSync:
+		return b.readSync(tx, s, env.SenderDevice, c.Sync, got)
 	case KindReceipt:
 		return b.takeReceipt(tx, s, env.Sender, c, got)
 	case KindEdit, KindDelete, KindReaction:

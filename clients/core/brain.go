@@ -52,6 +52,8 @@ type Brain struct {
 
 	// tokenMu makes refreshing serial: a refresh token is good for one use.
 	tokenMu sync.Mutex
+	// archiveMu makes backing up serial: an item of the chain is made once.
+	archiveMu sync.Mutex
 
 	preKeys  int          // one-time prekeys of a kind at the server; preKeyTarget but in tests
 	keysUsed atomic.Int64 // own prekeys used since they were last counted
@@ -92,6 +94,7 @@ func New(ctx context.Context, vault Vault, network Network, opts Options) (*Brai
 		tasksWake:   make(chan struct{}, 1),
 		expiryWake:  make(chan struct{}, 1),
 	}
+	b.vault = &journal{vault, b}
 	err := vault.View(ctx, func(r Reader) error {
 		a, err := load[account](r, keyAccount)
 		if err != nil || a == nil {
@@ -138,6 +141,14 @@ func (b *Brain) me() (*self, error) {
 		return nil, ErrNoAccount
 	}
 	return b.self, nil
+}
+
+// HasAccount tells whether the vault holds an account, registered or on the way to
+// be.
+func (b *Brain) HasAccount() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.self != nil
 }
 
 func (b *Brain) setSelf(s *self) {

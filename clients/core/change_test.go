@@ -331,7 +331,8 @@ func TestChangesOnOwnDevices(t *testing.T) {
 		phone.must(err)
 		settle(10 * time.Second)
 		same := []string{"from ada 👍", "from bob's phone*", "deleted", "timer"}
-		want(t, "ada's view", ada.view(bob)[2:], same)
+		hears := append([]string{same[0], "devices_changed"}, same[1:]...)
+		want(t, "ada's view", ada.view(bob)[2:], hears)
 		want(t, "bob's view", bob.view(ada)[2:], same)
 		want(t, "the phone's view", phone.view(ada), same)
 		for _, p := range []*person{bob, phone} {

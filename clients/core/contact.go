@@ -289,9 +289,23 @@ func (b *Brain) adoptList(tx Tx, c *contact, list *keys.DeviceList, acc *wire.Ac
 		case err != nil:
 			return clearbox.Wrap(clearbox.CodeBadSignature, "the contact's list of devices does not follow from the one before", err)
 		}
+		if known == &c.pins && c.Accepted && newDevices(was, list) > 0 {
+			if err := b.noteDevices(tx, c); err != nil {
+				return err
+			}
+		}
 	}
 	*known = next
 	return nil
+}
+
+// noteDevices says in the conversation that the contact linked a device. Their root
+// key, which is pinned, vouches for it.
+func (b *Brain) noteDevices(tx Tx, c *contact) error {
+	uuid := uuidOfUser(c.User)
+	return addMessage(tx, uuid, uuid, &Message{
+		Conversation: c.User, Sender: c.User, Kind: MessageDevices, State: StateReceived, Sent: b.now(), Stored: b.now(),
+	})
 }
 
 // changeIdentity deals with keys that are not the pinned ones: a contact who

@@ -69,6 +69,8 @@ func (w *world) serveContacts(s *session, method, path string, body []byte) (out
 			acc.tokenBefore, acc.token = acc.token, t.Token
 		}
 		return nil, err, true
+	case "GET /contacts/blocks":
+		return &wire.Blocks{Users: append([]clearbox.UserID{}, acc.blocks...)}, nil, true
 	case "PUT /contacts/blocks":
 		b, err := decode[wire.Blocks](body)
 		if err == nil {

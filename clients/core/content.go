@@ -34,6 +34,8 @@ const (
 	KindProfile  Kind = 14 // Profile: what the sender wants to be called
 	KindFile     Kind = 15 // File, perhaps with a Text, perhaps as a reply to Target
 
+	KindSync Kind = 50 // Sync; to own devices only
+
 	KindVoid Kind = 70 // Unread: ids that were asked for again and stand for no message; none says nothing at all
 )
 
@@ -63,6 +65,8 @@ var kinds = map[Kind]traits{
 	KindTimer:    {name: "timer", line: true, talk: true},
 	KindProfile:  {name: "profile"},
 	KindFile:     {name: "file", line: true, talk: true},
+
+	KindSync: {name: "sync"},
 
 	KindVoid: {name: "void"},
 }
@@ -106,6 +110,7 @@ type Content struct {
 	File    *File          `cbor:"19,keyasint,omitempty"`
 	Group   *GroupContext  `cbor:"20,keyasint,omitempty"` // nil in a conversation of two
 
+	Sync *Sync `cbor:"50,keyasint,omitempty"`
 	// Failed are DecryptionErrorMessages, in a renewal: one for each device whose
 	// messages, named in Unread, could not be read.
 	Failed [][]byte `cbor:"70,keyasint,omitempty"`
@@ -185,6 +190,8 @@ func (c *Content) check() error {
 	case c.Token != nil && len(c.Token) != len(clearbox.DeliveryToken{}):
 		return fmt.Errorf("%w: token", ErrContent)
 	case c.Kind == KindAccept && (c.Knock == nil || c.Token == nil), c.Kind == KindToken && c.Token == nil:
+		return fmt.Errorf("%w: incomplete", ErrContent)
+	case c.Kind == KindSync && c.Sync == nil:
 		return fmt.Errorf("%w: incomplete", ErrContent)
 	case (c.Kind == KindText || c.Kind == KindEdit) && c.Text == "":
 		return fmt.Errorf("%w: no text", ErrContent)

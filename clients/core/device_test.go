@@ -44,14 +44,14 @@ func TestDeviceComesAndGoes(t *testing.T) {
 		settle(10 * time.Second)
 		want(t, "bob heard", bob.heard(ada), []string{"one", "two"})
 		want(t, "the phone heard", phone.heard(ada), []string{"two"})
-		want(t, "ada heard", ada.heard(bob), []string{"re: one", "re: two"})
+		want(t, "ada heard", ada.heard(bob), []string{"re: one", "<devices_changed>", "re: two"})
 		lines, err := phone.brain.Messages(ctx, ada.user, 0, 0)
 		if err != nil || len(lines) != 2 || !lines[1].Outgoing && !lines[0].Outgoing {
 			t.Errorf("the phone has %+v, %v", lines, err)
 		}
 		phone.send(ada, "from the phone")
 		settle(10 * time.Second)
-		want(t, "ada heard", ada.heard(bob), []string{"re: one", "re: two", "from the phone"})
+		want(t, "ada heard", ada.heard(bob), []string{"re: one", "<devices_changed>", "re: two", "from the phone"})
 		if err := bob.brain.RemoveDevice(ctx, 2); err != nil {
 			t.Fatal(err)
 		}
@@ -61,7 +61,7 @@ func TestDeviceComesAndGoes(t *testing.T) {
 		settle(10 * time.Second)
 		want(t, "bob heard", bob.heard(ada), []string{"one", "two", "three"})
 		want(t, "the phone heard", phone.heard(ada), []string{"two"})
-		want(t, "ada heard", ada.heard(bob), []string{"re: one", "re: two", "from the phone", "re: three"})
+		want(t, "ada heard", ada.heard(bob), []string{"re: one", "<devices_changed>", "re: two", "from the phone", "re: three"})
 		ada.stop()
 		bob.stop()
 	})

@@ -67,12 +67,24 @@ func (w *world) login(server clearbox.ServerName, body []byte) (any, error) {
 	defer w.mu.Unlock()
 	user, ok := w.names[l.Handle+"@"+string(server)]
 	acc := w.accounts[user]
-	if !ok || acc.password != l.Password || l.Device == nil {
+	if !ok || acc.password != l.Password {
 		return nil, refusal(clearbox.CodeBadCredentials)
 	}
+	if l.Device == nil {
+		return w.tokens(&session{user: user, used: map[string]bool{}}), nil
+	}
+	return w.begin(server, user, l.Device)
+}
+
+// begin begins a session of a device that proves itself; the caller holds mu.
+func (w *world) begin(server clearbox.ServerName, user clearbox.UserID, proof *wire.DeviceProof) (any, error) {
+	acc := w.accounts[user]
+	if acc == nil {
+		return nil, refusal(clearbox.CodeNotFound)
+	}
 	for _, d := range acc.parsed.Active() {
-		if d.ID == uint8(l.Device.Device) && ed25519.Verify(d.Key, wire.LoginProof(server, user.UID, l.Device.Device, l.Device.At), l.Device.Signature) {
-			return w.tokens(&session{user: user, device: l.Device.Device, used: map[string]bool{}}), nil
+		if d.ID == uint8(proof.Device) && ed25519.Verify(d.Key, wire.LoginProof(server, user.UID, proof.Device, proof.At), proof.Signature) {
+			return w.tokens(&session{user: user, device: proof.Device, used: map[string]bool{}}), nil
 		}
 	}
 	return nil, refusal(clearbox.CodeBadCredentials)

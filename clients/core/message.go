@@ -59,6 +59,7 @@ const (
 	MessageUndecryptable   MessageKind = "undecryptable"    // Reason says why; shown once as "could not be decrypted"
 	MessageUnsupported     MessageKind = "unsupported"      // a kind that a newer version sent
 	MessageIdentityChanged MessageKind = "identity_changed" // the contact's safety number changed
+	MessageDevices         MessageKind = "devices_changed"  // the contact linked a new device; their keys are the same
 )
 
 // Message is one line of a conversation, as the vault has it.

@@ -66,6 +66,16 @@ type target struct {
 
 // targets gives the devices that it goes to, the recipient's first.
 func (b *Brain) targets(tx Tx, s *self, it *outItem) ([]target, error) {
+	var own []target
+	for _, d := range s.others() {
+		own = append(own, target{s.User, clearbox.DeviceID(d.ID), d.Registration})
+	}
+	if it.To == s.User {
+		if len(own) == 0 {
+			return nil, clearbox.Errorf(clearbox.CodeNoDevice, "there is no other own device")
+		}
+		return own, nil
+	}
 	c, err := load[contact](tx, contactKey(uuidOfUser(it.To)))
 	if err != nil {
 		return nil, err
@@ -88,9 +98,7 @@ func (b *Brain) targets(tx Tx, s *self, it *outItem) ([]target, error) {
 		out = append(out, target{it.To, clearbox.DeviceID(d.ID), d.Registration})
 	}
 	if it.Own {
-		for _, d := range s.others() {
-			out = append(out, target{s.User, clearbox.DeviceID(d.ID), d.Registration})
-		}
+		out = append(out, own...)
 	}
 	return out, nil
 }

@@ -44,6 +44,10 @@ import (
 //	answer/<knock id>           what the own server is to be told of a knock
 //	lost/<uuid>/<order>         messages of uuid that could not be read and are asked for
 //	healing                     counts of such messages
+//	archive/keys                secrets of the archive, archive/state how far it is
+//	archive/dirty/<key>         records that the archive lacks
+//	synced/<key>                what own devices agree on about a record
+//	syncwait/<order>            what an own device said that is not on the list yet
 //	blocks                      there if the own server is to be told who is blocked
 //	conv/<conversation>         timer, mute, pins and draft of a conversation
 //	late/<conversation>/<...>   changes to messages that are not here yet

@@ -338,6 +338,9 @@ func (b *Brain) putBlocks(ctx context.Context) error {
 	if err != nil || due == nil {
 		return err
 	}
+	if err := b.keepBlocks(ctx, &all); err != nil {
+		return err
+	}
 	if err := b.call(ctx, "PUT", "/contacts/blocks", all, nil); err != nil {
 		return err
 	}
@@ -347,6 +350,27 @@ func (b *Brain) putBlocks(ctx context.Context) error {
 			return err
 		}
 		return tx.Delete(keyBlocks)
+	})
+}
+
+// keepBlocks adds who is blocked at the server and not known here: another own
+// device did so, which has not told of it yet.
+func (b *Brain) keepBlocks(ctx context.Context, all *wire.Blocks) error {
+	var have wire.Blocks
+	if err := b.call(ctx, "GET", "/contacts/blocks", nil, &have); err != nil {
+		return err
+	}
+	return b.vault.View(ctx, func(r Reader) error {
+		for _, user := range have.Users {
+			c, err := load[contact](r, contactKey(uuidOfUser(user)))
+			if err != nil {
+				return err
+			}
+			if c == nil {
+				all.Users = append(all.Users, user)
+			}
+		}
+		return nil
 	})
 }
 

@@ -168,14 +168,18 @@ func (c *connection) tasks(ctx context.Context) {
 	run(c.b.tendPreKeys)
 	run(c.b.askStatuses)
 	run(c.b.ConfirmNames)
+	run(c.b.tendDevices)
+	run(c.b.BackUp)
 	for ctx.Err() == nil {
 		select {
 		case <-statuses.C:
 			run(c.b.tendContacts)
 			run(c.b.askStatuses)
+			run(c.b.BackUp)
 		case <-preKeys.C:
 			run(c.b.tendPreKeys)
 			run(c.b.ConfirmNames)
+			run(c.b.tendDevices)
 		case <-c.b.tasksWake:
 			run(c.b.tendContacts)
 			run(c.b.ConfirmNames)
@@ -193,7 +197,7 @@ func (c *connection) tasks(ctx context.Context) {
 func (b *Brain) tendContacts(ctx context.Context) error {
 	var first error
 	for _, task := range []func(context.Context) error{
-		b.uploadToken, b.tendCertificate, b.tendRoots, b.sendKnocks, b.answerKnocks, b.putBlocks, b.tendLost, b.tellProfile,
+		b.uploadToken, b.tendCertificate, b.tendRoots, b.sendKnocks, b.answerKnocks, b.putBlocks, b.tendLost, b.tellProfile, b.tendSyncs,
 	} {
 		if err := task(ctx); err != nil {
 			if lasting(err) || ctx.Err() != nil {

@@ -45,6 +45,9 @@ type world struct {
 	// "lost" drops it on the way there, "unheard" the answer on the way back.
 	fault   func(method, path string) string
 	faultMu sync.Mutex // guards fault, and what it uses
+	rooms   map[string]*linkRoom
+	// relay, if set, may alter what passes a room: by side, number and body.
+	relay func(side string, n int, body []byte) []byte
 	// noSocket makes every socket impossible.
 	noSocket bool
 	// refuse, if set, may refuse a submission.
@@ -66,6 +69,9 @@ type account struct {
 	knocks      map[clearbox.MessageID]bool // own ones that are open
 	blocks      []clearbox.UserID
 	shut        bool // a knock was answered by a block
+
+	archive   []wire.HistoryItem
+	archiving bool // with consent
 }
 
 type submitted struct {
@@ -95,7 +101,7 @@ type session struct {
 func newWorld(t testing.TB) *world {
 	return &world{
 		t: t, accounts: map[clearbox.UserID]*account{}, names: map[string]clearbox.UserID{},
-		access: map[string]*session{}, refresh: map[string]*session{}, claims: map[clearbox.MessageID]*wire.Bundles{}, handed: map[string]int{},
+		access: map[string]*session{}, refresh: map[string]*session{}, claims: map[clearbox.MessageID]*wire.Bundles{}, handed: map[string]int{}, rooms: map[string]*linkRoom{},
 		authorities: map[clearbox.ServerName]*authority{}, asked: map[clearbox.ServerName]int{},
 	}
 }
@@ -195,6 +201,9 @@ func decode[T any](body []byte) (*T, error) {
 }
 
 func (w *world) serve(ctx context.Context, server clearbox.ServerName, req core.Request) (any, error) {
+	if out, err, ok := w.serveRooms(ctx, server, req); ok {
+		return out, err
+	}
 	path, query, _ := strings.Cut(req.Path, "?")
 	switch req.Method + " " + path {
 	case "GET /.well-known/clearbox":
@@ -220,6 +229,9 @@ func (w *world) serve(ctx context.Context, server clearbox.ServerName, req core.
 	}
 	if expired {
 		return nil, refusal(clearbox.CodeTokenExpired)
+	}
+	if out, err, ok := w.serveHistory(s, req.Method, path, query, req.Body); ok {
+		return out, err
 	}
 	if out, err, ok := w.serveContacts(s, req.Method, path, req.Body); ok {
 		return out, err

@@ -1,0 +1,494 @@
+package core
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"strings"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/vault"
+	"github.com/clearbox-im/clearbox/server/wire"
+)
+
+// The archive at the homeserver is what a person without any device gets back with
+// the recovery key. Every device keeps a chain of items there: containers with the
+// records that changed, each with the hash of the one before. Beside it stands its
+// newest account item: the account's keys and how long the chain is. See
+// docs/devices.md.
+const (
+	keyArchive      = "archive/keys"
+	keyArchiveState = "archive/state"
+	keyArchiveMark  = "count/archive"
+	prefixDirty     = "archive/dirty/" // records that the archive does not have as they are
+
+	itemAccount = "k_" // ids at the server: k_<32 hex>, a_<chain>_<16 hex>
+	itemChain   = "a_"
+
+	itemBytes  = 96 << 10 // of records in one item; wire.MaxHistoryItem has room for the rest
+	checkPages = 4        // of the newest items, in which the head of the own chain must be
+	checkItems = 16
+)
+
+// archiveKeys are the secrets that the recovery key gives. The key itself is not
+// kept.
+type archiveKeys struct {
+	Archive []byte          `cbor:"1,keyasint"`
+	Account []byte          `cbor:"2,keyasint"`
+	Made    clearbox.Millis `cbor:"3,keyasint"`
+}
+
+func keysFrom(k vault.RecoveryKey, made clearbox.Millis) *archiveKeys {
+	archive, account := k.Derive(vault.PurposeArchive), k.Derive(vault.PurposeAccount)
+	return &archiveKeys{archive[:], account[:], made}
+}
+
+// adopt makes the vault archive under k from now on, in a new chain.
+func (k *archiveKeys) adopt(tx Tx) error {
+	if k == nil {
+		return nil
+	}
+	return errors.Join(tx.Delete(keyArchiveState), save(quiet(tx), keyArchive, k))
+}
+
+// archiveState is how far the own chain is.
+type archiveState struct {
+	Chain   []byte          `cbor:"1,keyasint"` // 16 random bytes
+	Next    uint64          `cbor:"2,keyasint"` // items in it
+	Head    []byte          `cbor:"3,keyasint,omitempty"`
+	Account string          `cbor:"4,keyasint,omitempty"` // id of the newest account item
+	At      clearbox.Millis `cbor:"5,keyasint,omitempty"` // when everything was there last
+	Problem clearbox.Code   `cbor:"6,keyasint,omitempty"` // why not everything is
+	// Lost tells that the server once did not have what it had taken.
+	Lost bool   `cbor:"7,keyasint,omitempty"`
+	List []byte `cbor:"8,keyasint,omitempty"` // of devices, in the newest account item
+}
+
+// itemHead is the first frame of an item of a chain.
+type itemHead struct {
+	Chain  []byte            `cbor:"1,keyasint"`
+	Index  uint64            `cbor:"2,keyasint"`
+	Before []byte            `cbor:"3,keyasint,omitempty"` // SHA-256 of the item before
+	Device clearbox.DeviceID `cbor:"4,keyasint"`
+	At     clearbox.Millis   `cbor:"5,keyasint"`
+}
+
+// accountItem is the only frame of an account item.
+type accountItem struct {
+	User     clearbox.UserID   `cbor:"1,keyasint"`
+	Handle   clearbox.Handle   `cbor:"2,keyasint"`
+	Identity []byte            `cbor:"3,keyasint"`
+	Root     []byte            `cbor:"4,keyasint"`
+	List     []byte            `cbor:"5,keyasint"`
+	Token    []byte            `cbor:"6,keyasint,omitempty"`
+	Device   clearbox.DeviceID `cbor:"7,keyasint"` // whose chain this is about
+	Chain    []byte            `cbor:"8,keyasint"`
+	Next     uint64            `cbor:"9,keyasint"`
+	Head     []byte            `cbor:"10,keyasint,omitempty"`
+	Order    uint64            `cbor:"11,keyasint"`
+	At       clearbox.Millis   `cbor:"12,keyasint"`
+}
+
+func chainItem(chain []byte, index uint64) string {
+	return fmt.Sprintf("%s%s_%016x", itemChain, hex.EncodeToString(chain), index)
+}
+
+// itemContext binds an item to its account and its place.
+func itemContext(user clearbox.UserID, id string) []byte {
+	return []byte("clearbox archive\x00" + user.String() + "\x00" + id)
+}
+
+// markDirty notes records that the archive lacks, if there is one.
+func markDirty(tx Tx, keys []string) error {
+	on, err := optional(tx.Get(keyArchive))
+	if err != nil || on == nil {
+		return err
+	}
+	for _, key := range keys {
+		if !isCarried(key) {
+			continue
+		}
+		n, err := count(tx, keyArchiveMark)
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(setCount(tx, keyArchiveMark, n+1), setCount(tx, prefixDirty+key, n+1)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Backup says whether the person's history would survive the loss of all devices.
+type Backup struct {
+	On      bool            // there is a recovery key
+	At      clearbox.Millis // when everything was at the server last; 0 if never
+	Pending int             // records that are not there as they are here
+	Problem clearbox.Code   // why, if it is not a matter of moments
+	Lost    bool            // the server did not have what it had taken: all was uploaded anew
+}
+
+// Backup gives the present state.
+func (b *Brain) Backup(ctx context.Context) (out Backup, err error) {
+	err = b.vault.View(ctx, func(r Reader) error {
+		out = Backup{}
+		k, err := load[archiveKeys](r, keyArchive)
+		if err != nil || k == nil {
+			return err
+		}
+		out.On = true
+		dirty, err := r.List(Range{Prefix: prefixDirty})
+		if err != nil {
+			return err
+		}
+		out.Pending = len(dirty)
+		st, err := load[archiveState](r, keyArchiveState)
+		if err != nil || st == nil {
+			return err
+		}
+		out.At, out.Problem, out.Lost = st.At, st.Problem, st.Lost
+		return nil
+	})
+	return out, err
+}
+
+// SetUpRecovery makes a recovery key and begins the archive anew under it; what was
+// archived under another key is deleted. It consents to the archive. show is given
+// the key's text, once: only when it returns nil, which it should when the person
+// has written it down, does anything change.
+func (b *Brain) SetUpRecovery(ctx context.Context, show func(text string) error) error {
+	if _, err := b.me(); err != nil {
+		return err
+	}
+	key, err := vault.NewRecoveryKey(b.opts.Random)
+	if err != nil {
+		return err
+	}
+	notice, err := b.Notice(ctx)
+	if err != nil {
+		return err
+	}
+	if err := show(key.Text()); err != nil {
+		return err
+	}
+	consent := wire.ConsentGrant{Notice: wire.NoticeAck{Version: notice.Version, Hash: notice.Hash, Language: notice.Language}}
+	if err := b.call(ctx, "PUT", "/me/consents/history_archive", consent, nil); err != nil {
+		return err
+	}
+	if err := b.call(ctx, "DELETE", "/messages/history?all=true", nil, nil); err != nil {
+		return err
+	}
+	k := keysFrom(key, b.now())
+	err = b.vault.Update(ctx, func(tx Tx) error { return errors.Join(k.adopt(tx), b.tellArchive(tx, k)) })
+	if err != nil {
+		return err
+	}
+	wake(b.queueWake)
+	b.changed()
+	return b.BackUp(ctx)
+}
+
+// tellArchive hands the archive's secrets to own other devices.
+func (b *Brain) tellArchive(tx Tx, k *archiveKeys) error {
+	s, err := b.me()
+	if err != nil || len(s.others()) == 0 {
+		return err
+	}
+	return b.enqueueSync(quiet(tx), s, &Sync{Archive: k})
+}
+
+// StopRecovery deletes the archive at the server, withdraws the consent, and
+// forgets the secrets here. Other devices stop when they hear of it.
+func (b *Brain) StopRecovery(ctx context.Context) error {
+	if err := b.call(ctx, "DELETE", "/messages/history?all=true", nil, nil); err != nil {
+		return err
+	}
+	if err := b.call(ctx, "DELETE", "/me/consents/history_archive", nil, nil); err != nil {
+		return err
+	}
+	err := b.vault.Update(ctx, func(tx Tx) error {
+		dirty, err := tx.List(Range{Prefix: prefixDirty})
+		for _, e := range dirty {
+			err = errors.Join(err, tx.Delete(e.Key))
+		}
+		return errors.Join(err, tx.Delete(keyArchive), tx.Delete(keyArchiveState))
+	})
+	b.changed()
+	return err
+}
+
+// BackUp brings the archive up to date, as Run does every minute. Where it cannot
+// go on, Backup says why, and so does the error.
+func (b *Brain) BackUp(ctx context.Context) error {
+	b.archiveMu.Lock()
+	defer b.archiveMu.Unlock()
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	k, st, err := b.beginBackup(ctx)
+	if err != nil || k == nil {
+		return err
+	}
+	if err = b.backUp(ctx, s, k, st); err == nil || ctx.Err() != nil {
+		return err
+	}
+	code := clearbox.CodeOf(err)
+	if passing(code) || lasting(err) {
+		return err
+	}
+	note := b.vault.Update(ctx, func(tx Tx) error {
+		now, err := load[archiveState](tx, keyArchiveState)
+		if err != nil || now == nil {
+			return err
+		}
+		now.Problem = code
+		return save(tx, keyArchiveState, now)
+	})
+	b.changed()
+	return errors.Join(err, note)
+}
+
+// beginBackup gives secrets and state; nil secrets where there is no archive. A new
+// chain begins with everything.
+func (b *Brain) beginBackup(ctx context.Context) (k *archiveKeys, st *archiveState, err error) {
+	err = b.vault.Update(ctx, func(tx Tx) error {
+		if k, err = load[archiveKeys](tx, keyArchive); err != nil || k == nil {
+			return err
+		}
+		if st, err = load[archiveState](tx, keyArchiveState); err != nil || st != nil {
+			return err
+		}
+		st, err = b.newChain(tx, false)
+		return err
+	})
+	return k, st, err
+}
+
+func (b *Brain) newChain(tx Tx, lost bool) (*archiveState, error) {
+	st := &archiveState{Chain: make([]byte, 16), Lost: lost}
+	if _, err := io.ReadFull(b.opts.Random, st.Chain); err != nil {
+		return nil, err
+	}
+	for _, prefix := range carried {
+		entries, err := tx.List(Range{Prefix: prefix})
+		if err != nil {
+			return nil, err
+		}
+		for _, e := range entries {
+			if err := markDirty(tx, []string{e.Key}); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return st, save(tx, keyArchiveState, st)
+}
+
+// backUp uploads what is due.
+func (b *Brain) backUp(ctx context.Context, s *self, k *archiveKeys, st *archiveState) error {
+	due, _, err := b.dueRecords(ctx)
+	if err != nil {
+		return err
+	}
+	if len(due) == 0 && st.Account != "" && bytes.Equal(st.List, s.List) && st.Problem == "" {
+		return nil
+	}
+	if ok, err := b.headIsThere(ctx, st); err != nil {
+		return err
+	} else if !ok {
+		// The server was put back to an older state, or hides what it took.
+		err := b.vault.Update(ctx, func(tx Tx) (err error) {
+			st, err = b.newChain(tx, true)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for {
+		records, marks, err := b.dueRecords(ctx)
+		if err != nil {
+			return err
+		}
+		if len(records) == 0 {
+			break
+		}
+		if err := b.uploadItem(ctx, s, k, st, records, marks); err != nil {
+			return err
+		}
+	}
+	return b.uploadAccount(ctx, s, k, st)
+}
+
+// dueRecords gives the next records to archive, with their marks.
+func (b *Brain) dueRecords(ctx context.Context) (records []record, marks []Entry, err error) {
+	err = b.vault.View(ctx, func(r Reader) error {
+		records, marks = nil, nil
+		dirty, err := r.List(Range{Prefix: prefixDirty, Limit: 1000})
+		if err != nil {
+			return err
+		}
+		size := 0
+		for _, e := range dirty {
+			key := e.Key[len(prefixDirty):]
+			value, err := optional(r.Get(key))
+			if err != nil {
+				return err
+			}
+			if size += len(key) + len(value) + 16; size > itemBytes && len(records) > 0 {
+				return nil
+			}
+			if transient(key, value) {
+				value = nil
+			}
+			records, marks = append(records, record{key, value}), append(marks, e)
+		}
+		return nil
+	})
+	return records, marks, err
+}
+
+// headIsThere tells whether the server still has the end of the own chain.
+func (b *Brain) headIsThere(ctx context.Context, st *archiveState) (bool, error) {
+	if st.Next == 0 {
+		return true, nil
+	}
+	id, cursor := chainItem(st.Chain, st.Next-1), ""
+	for range checkPages {
+		page, err := b.historyPage(ctx, "", cursor, "backward", checkItems)
+		if err != nil {
+			return false, err
+		}
+		for _, it := range page.Items {
+			if it.ID == id {
+				sum := sha256.Sum256(it.Body)
+				return bytes.Equal(sum[:], st.Head), nil
+			}
+		}
+		if cursor = page.Next; cursor == "" {
+			break
+		}
+	}
+	return false, nil
+}
+
+// historyPage asks for a page of the archive, with token where there is no session.
+func (b *Brain) historyPage(ctx context.Context, token, cursor, direction string, limit int) (*wire.HistoryPage, error) {
+	path := fmt.Sprintf("/messages/history?direction=%s&limit=%d", direction, limit)
+	if cursor != "" {
+		path += "&cursor=" + url.QueryEscape(cursor)
+	}
+	page := new(wire.HistoryPage)
+	if token != "" {
+		return page, b.exchange(ctx, "GET", path, token, nil, page)
+	}
+	return page, b.call(ctx, "GET", path, nil, page)
+}
+
+// uploadItem adds an item to the own chain.
+func (b *Brain) uploadItem(ctx context.Context, s *self, k *archiveKeys, st *archiveState, records []record, marks []Entry) error {
+	id := chainItem(st.Chain, st.Next)
+	head, err := recordOut.Marshal(&itemHead{Chain: st.Chain, Index: st.Next, Before: st.Head, Device: s.Device, At: b.now()})
+	if err != nil {
+		return err
+	}
+	var body bytes.Buffer
+	w, err := vault.NewWriter(&body, b.opts.Random, k.Archive, vault.Header{Kind: vault.KindArchive}, itemContext(s.User, id))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(w.WriteFrame(head), writeRecords(w, records), w.Close()); err != nil {
+		return err
+	}
+	if err := b.storeItem(ctx, id, st.Chain, body.Bytes()); err != nil {
+		return err
+	}
+	sum := sha256.Sum256(body.Bytes())
+	st.Next, st.Head, st.Problem = st.Next+1, sum[:], ""
+	return b.vault.Update(ctx, func(tx Tx) error {
+		for _, e := range marks {
+			now, err := optional(tx.Get(e.Key))
+			if err != nil {
+				return err
+			}
+			if bytes.Equal(now, e.Value) { // else it changed meanwhile
+				if err := tx.Delete(e.Key); err != nil {
+					return err
+				}
+			}
+		}
+		return save(tx, keyArchiveState, st)
+	})
+}
+
+func (b *Brain) storeItem(ctx context.Context, id string, about, body []byte) error {
+	in := wire.HistoryUpload{Items: []wire.HistoryItem{{ID: id, Conversation: about, Body: body}}}
+	return b.call(ctx, "POST", "/messages/history", in, new(wire.HistoryStored))
+}
+
+// uploadAccount uploads the account's keys with the end of the chain, in place of
+// the account item before.
+func (b *Brain) uploadAccount(ctx context.Context, s *self, k *archiveKeys, st *archiveState) error {
+	it := accountItem{
+		User: s.User, Handle: s.Handle, Identity: s.Identity, Root: s.Root, List: s.List,
+		Device: s.Device, Chain: st.Chain, Next: st.Next, Head: st.Head, At: b.now(),
+	}
+	err := b.vault.View(ctx, func(r Reader) error {
+		token, err := load[ownToken](r, keyOwnToken)
+		if err != nil {
+			return err
+		}
+		if token != nil {
+			it.Token = token.Token
+		}
+		it.Order, err = count(r, keyOrder)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	frame, err := recordOut.Marshal(&it)
+	if err != nil {
+		return err
+	}
+	number := make([]byte, 16)
+	if _, err := io.ReadFull(b.opts.Random, number); err != nil {
+		return err
+	}
+	id := itemAccount + hex.EncodeToString(number)
+	var body bytes.Buffer
+	w, err := vault.NewWriter(&body, b.opts.Random, k.Account, vault.Header{Kind: vault.KindAccount}, []byte("clearbox account\x00"+id))
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(w.WriteFrame(frame), w.Close()); err != nil {
+		return err
+	}
+	if err := b.storeItem(ctx, id, st.Chain, body.Bytes()); err != nil {
+		return err
+	}
+	before := st.Account
+	st.Account, st.At, st.List, st.Problem = id, it.At, s.List, ""
+	if err := b.vault.Update(ctx, func(tx Tx) error { return save(tx, keyArchiveState, st) }); err != nil {
+		return err
+	}
+	b.changed()
+	if before == "" {
+		return nil
+	}
+	return b.call(ctx, "DELETE", "/messages/history?id="+url.QueryEscape(before), nil, nil)
+}
+
+// transient tells whether a record is not for the archive: messages that disappear.
+func transient(key string, value []byte) bool {
+	if !strings.HasPrefix(key, prefixMsg) || value == nil {
+		return false
+	}
+	m, err := parse[Message](value)
+	return err == nil && m.written() && m.Expires > 0
+}

@@ -1,0 +1,81 @@
+package core
+
+import (
+	"bytes"
+	"context"
+	"slices"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/keys"
+	"github.com/clearbox-im/clearbox/server/wire"
+)
+
+type deviceEntry = keys.DeviceEntry
+
+// publish signs the list that follows the known one with edit, has the server take
+// it, and gives it as signed.
+func (b *Brain) publish(ctx context.Context, edit func(next *keys.DeviceList, now int64) error, added ...wire.AddedDevice) ([]byte, error) {
+	s, err := b.me()
+	if err != nil {
+		return nil, err
+	}
+	next := *s.list
+	next.Version, next.Devices = s.list.Version+1, slices.Clone(s.list.Devices)
+	next.Issued = max(int64(b.now()), s.list.Issued)
+	if err := edit(&next, int64(b.now())); err != nil {
+		return nil, err
+	}
+	signed, err := next.Sign(s.root)
+	if err != nil {
+		return nil, err
+	}
+	if err := b.call(ctx, "PUT", "/devices/list", wire.DeviceListUpload{DeviceList: signed, Added: added}, nil); err != nil {
+		return nil, err
+	}
+	_, err = b.Devices(ctx)
+	return signed, err
+}
+
+// tendDevices signs a list without the devices that were withdrawn: by another
+// device that has no root key, or by the server, since nobody used them for long.
+// So the signed list stays the truth.
+func (b *Brain) tendDevices(ctx context.Context) error {
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	if _, err := b.Devices(ctx); err != nil {
+		return err
+	}
+	if s, err = b.me(); err != nil || len(s.Withdrawn) == 0 {
+		return err
+	}
+	_, err = b.publish(ctx, func(l *keys.DeviceList, now int64) error {
+		strike(l, now, s.Withdrawn)
+		return nil
+	})
+	if clearbox.CodeOf(err) == clearbox.CodeConflict {
+		return nil // another device was faster
+	}
+	return err
+}
+
+// strike marks devices as removed.
+func strike(l *keys.DeviceList, now int64, gone []clearbox.DeviceID) {
+	for i := range l.Devices {
+		d := &l.Devices[i]
+		if d.Removed == 0 && slices.Contains(gone, clearbox.DeviceID(d.ID)) {
+			d.Removed = max(now, d.Added)
+		}
+	}
+}
+
+// newDevices counts the devices of next that was did not have.
+func newDevices(was, next *keys.DeviceList) (n int) {
+	for _, d := range next.Active() {
+		if !slices.ContainsFunc(was.Devices, func(e deviceEntry) bool { return bytes.Equal(e.Key, d.Key) }) {
+			n++
+		}
+	}
+	return n
+}

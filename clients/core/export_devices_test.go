@@ -1,0 +1,53 @@
+package core
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/clearbox-im/clearbox"
+)
+
+// FillTalk puts n lines of both sides into the conversation with user.
+func FillTalk(ctx context.Context, b *Brain, user clearbox.UserID, n int) error {
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	return b.vault.Update(ctx, func(tx Tx) error {
+		for i := range n {
+			id, err := clearbox.NewMessageID(b.opts.Random)
+			if err != nil {
+				return err
+			}
+			m := &Message{
+				ID: id, Conversation: user, Sender: user, SenderDevice: 1, Kind: MessageText, Sent: b.now(), Stored: b.now(),
+				Text: fmt.Sprintf("line %d of a long conversation about the weather", i), State: StateReceived,
+			}
+			if i%2 == 0 {
+				m.Sender, m.SenderDevice, m.Outgoing, m.State = s.User, s.Device, true, StateDelivered
+			}
+			if err := addMessage(tx, uuidOfUser(user), uuidOfUser(m.Sender), m); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// Forget loses the conversation with user, as a damaged disk would.
+func Forget(ctx context.Context, b *Brain, user clearbox.UserID) error {
+	return b.vault.Update(ctx, func(tx Tx) error {
+		for _, prefix := range []string{prefixMsg, prefixID, prefixNew} {
+			entries, err := tx.List(Range{Prefix: prefix})
+			if err != nil {
+				return err
+			}
+			for _, e := range entries {
+				if err := tx.Delete(e.Key); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
