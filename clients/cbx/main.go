@@ -58,6 +58,10 @@ type arguments struct {
 	Blocks       blocksCommand    `cmd:"" help:"List who is blocked."`
 	SafetyNumber safetyCommand    `cmd:"" name:"safety-number" help:"Show the number that proves a contact's keys when both sides see the same."`
 	Verify       verifyCommand    `cmd:"" help:"Compare a contact's safety number and mark them as verified."`
+	Link         linkCommand      `cmd:"" help:"Make this computer a further device of your account, or accept one that wants to be."`
+	Recover      recoverCommand   `cmd:"" help:"Get an account back whose devices are lost, and prepare for that."`
+	Export       exportCommand    `cmd:"" help:"Write contacts and messages to an encrypted file."`
+	Import       importCommand    `cmd:"" help:"Take contacts and messages in from such a file."`
 	Devices      devicesCommand   `cmd:"" help:"List the account's devices, or remove one."`
 	Status       statusCommand    `cmd:"" help:"Show account, connection and queue."`
 	Version      versionCommand   `cmd:"" help:"Show the version."`

@@ -329,6 +329,11 @@ func (c *statusCommand) Run(ctx context.Context, a *app) error {
 			"events": st.Events, "ignored": st.Ignored,
 			"healing": healingLine(st.Healing),
 		}
+		backup, err := p.brain.Backup(ctx)
+		if err != nil {
+			return err
+		}
+		out["backup"] = backupOf(backup)
 		reach, session := "not asked", "not asked"
 		var theirs []serverLine
 		if !c.Offline {
@@ -341,6 +346,9 @@ func (c *statusCommand) Run(ctx context.Context, a *app) error {
 		}
 		a.say(out, "%s, device %d (%s)\nserver:  %s: %s\nsession: %s\nqueue:   %d to send, %d new to read, %d held back",
 			who.Address, who.Device, clean(who.Name), p.ServerURL, reach, session, st.Queued, st.Unshown, st.Held)
+		if !a.JSON {
+			fmt.Fprintf(a.stdout, "backup:  %s\n", backupWords(backup))
+		}
 		for _, s := range theirs {
 			if !a.JSON {
 				fmt.Fprintf(a.stdout, "peer:    %s\n", s.Explanation)
