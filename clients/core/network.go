@@ -106,31 +106,38 @@ func (b *Brain) exchange(ctx context.Context, method, path, token string, in, ou
 		}
 		req.Body = body
 	}
+	res, err := b.request(ctx, req)
+	if err != nil || out == nil {
+		return err
+	}
+	if err := wire.DecodeAnswer(wire.JSON, res.Body, out); err != nil {
+		return clearbox.Wrap(clearbox.CodeInternal, "the server's answer cannot be read", err)
+	}
+	return nil
+}
+
+// request carries one request as it is. The server's problem comes back as its
+// error.
+func (b *Brain) request(ctx context.Context, req Request) (Response, error) {
 	res, err := b.network.Do(ctx, req)
 	if err != nil {
 		if ctx.Err() != nil {
-			return ctx.Err()
+			return Response{}, ctx.Err()
 		}
 		var said *clearbox.Error // the network has words for it
 		if errors.As(err, &said) {
-			return err
+			return Response{}, err
 		}
-		return clearbox.Wrap(clearbox.CodeUnavailable, "the server cannot be reached", err)
+		return Response{}, clearbox.Wrap(clearbox.CodeUnavailable, "the server cannot be reached", err)
 	}
 	if res.Status >= 200 && res.Status < 300 {
-		if out == nil {
-			return nil
-		}
-		if err := wire.DecodeAnswer(wire.JSON, res.Body, out); err != nil {
-			return clearbox.Wrap(clearbox.CodeInternal, "the server's answer cannot be read", err)
-		}
-		return nil
+		return res, nil
 	}
 	var p wire.Problem
 	if err := wire.DecodeAnswer(wire.JSON, res.Body, &p); err != nil || p.Code == "" {
-		return clearbox.Wrap(clearbox.CodeUnavailable, fmt.Sprintf("the server answered with status %d", res.Status), err)
+		return Response{}, clearbox.Wrap(clearbox.CodeUnavailable, fmt.Sprintf("the server answered with status %d", res.Status), err)
 	}
-	return &refusal{err: p.Err(), retryAfter: p.RetryAfter}
+	return Response{}, &refusal{err: p.Err(), retryAfter: p.RetryAfter}
 }
 
 // refusal is a problem with the wait that the server asks for.
@@ -145,16 +152,30 @@ func (r *refusal) Unwrap() error { return r.err }
 // call is exchange with the session's access token. A token that expired on
 // the way is refreshed once.
 func (b *Brain) call(ctx context.Context, method, path string, in, out any) error {
+	return b.withToken(ctx, func(token string) error { return b.exchange(ctx, method, path, token, in, out) })
+}
+
+// callRaw is request with the session's access token.
+func (b *Brain) callRaw(ctx context.Context, req Request) (res Response, err error) {
+	err = b.withToken(ctx, func(token string) error {
+		req.Token = token
+		res, err = b.request(ctx, req)
+		return err
+	})
+	return res, err
+}
+
+func (b *Brain) withToken(ctx context.Context, fn func(token string) error) error {
 	token, err := b.accessToken(ctx)
 	if err != nil {
 		return err
 	}
-	err = b.exchange(ctx, method, path, token, in, out)
+	err = fn(token)
 	if code := clearbox.CodeOf(err); code != clearbox.CodeTokenExpired && code != clearbox.CodeUnauthorized {
 		return err
 	}
 	if token, err = b.refreshToken(ctx, token); err != nil {
 		return err
 	}
-	return b.exchange(ctx, method, path, token, in, out)
+	return fn(token)
 }

@@ -53,6 +53,7 @@ import (
 //	late/<conversation>/<...>   changes to messages that are not here yet
 //	event/<uuid>/<...>          what somebody did to lines that were shown, not shown yet
 //	gone/<time>/<order>         when messages disappear, with their conversation
+//	upload/<SHA-256>            files on their way to the own server, by their content
 //	settings                    what the person chose
 //	profile                     the own card and its key
 //
@@ -86,6 +87,7 @@ const (
 	prefixLate    = "late/"
 	prefixEvent   = "event/"
 	prefixGone    = "gone/"
+	prefixUpload  = "upload/"
 
 	keyOwnToken    = "token/own"
 	keyCertificate = "certificate"
