@@ -75,6 +75,7 @@ var floors = map[string]int{
 	"clients/core":                  30,
 	"clients/core/memvault":         31,
 	"clients/cbx/vault":             35,
+	"clients/cbx/picture":           35,
 	"clients/cbx/network":           35,
 	"clients/cbx":                   40,
 	"clients/web/wasm":              40,

@@ -113,7 +113,13 @@ func (c *deleteCommand) Run(ctx context.Context, a *app) error {
 		if c.Here {
 			return changedLine{Change: "removed"}, "removed from this device", p.brain.Remove(ctx, m.Ref())
 		}
+		f := m.File
 		err := p.brain.Delete(ctx, m.Ref())
+		if err == nil && f != nil {
+			if err := p.brain.DropFile(ctx, f); err != nil {
+				a.warn(string(clearbox.CodeOf(err)), "the file is still at your server until it expires: "+err.Error())
+			}
+		}
 		if clearbox.CodeOf(err) == clearbox.CodeForbidden {
 			err = advise(err, "cbx delete --here removes it from this device.")
 		}

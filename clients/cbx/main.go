@@ -37,6 +37,7 @@ type arguments struct {
 	Password     passwordCommand  `cmd:"" help:"Change the account's password."`
 	Send         sendCommand      `cmd:"" help:"Send a message."`
 	Recv         recvCommand      `cmd:"" help:"Show new messages, and what could not be delivered."`
+	Save         saveCommand      `cmd:"" help:"Fetch a file that somebody sent."`
 	Chat         chatCommand      `cmd:"" help:"Talk with somebody, line by line."`
 	History      historyCommand   `cmd:"" help:"Show earlier messages with their ids, or the conversations."`
 	Search       searchCommand    `cmd:"" help:"Find messages by words."`

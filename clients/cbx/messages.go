@@ -167,7 +167,11 @@ func (a *app) text(ctx context.Context, p *profile, m *core.Message) string {
 	from, at := p.name(ctx, m.Sender), a.clock(m.Sent)
 	switch m.Kind {
 	case core.MessageText, core.MessageFile:
-		return fmt.Sprintf("%s %s%s: %s%s", at, from, p.answered(ctx, m), indented(wording(m)), beside(m))
+		out := fmt.Sprintf("%s %s%s: %s%s", at, from, p.answered(ctx, m), indented(wording(m)), beside(m))
+		if m.File != nil && !m.Outgoing {
+			out += "  (cbx save " + short(m.ID) + ")"
+		}
+		return out
 	case core.MessageDeleted:
 		return fmt.Sprintf("%s %s: (taken back)", at, from)
 	case core.MessageTimer:

@@ -20,6 +20,10 @@ type sendCommand struct {
 	Timeout time.Duration `help:"How long to wait." default:"30s"`
 	Reply   string        `help:"What it answers: the id of a message of the conversation, or the beginning of it." placeholder:"ID"`
 	Lines   bool          `help:"Send each line of standard input as a message of its own."`
+
+	File         string `help:"A file to send, encrypted; - is standard input. TEXT is then what stands beside it." placeholder:"PATH"`
+	Name         string `help:"What the file is called for the recipient, instead of its own name." placeholder:"NAME"`
+	KeepMetadata bool   `help:"Leave in what a camera wrote into a picture: place, time, device."`
 }
 
 // Help is the long help.
@@ -29,6 +33,7 @@ func (sendCommand) Help() string {
   3  it is not as far in time. It is queued on this device (your server cannot be reached, or with --wait peer or delivered they have not accepted you yet), or waits at a server; it goes on by itself
   8  nobody can be reached by that address; nothing was queued
   9  it was given up; the reason was printed
+A file goes to your server first, encrypted, and its message then. What broke off goes on when the same file is sent again. Pictures (JPEG, PNG, GIF, WebP) lose place, time and device that a camera wrote into them, unless --keep-metadata; other kinds of files are sent as they are.
 What fails later is told by recv, chat and status.`
 }
 
@@ -70,6 +75,9 @@ func (c *sendCommand) texts(a *app) func(func(string, error) bool) {
 
 // Run queues the messages, which are safe then, and waits as long as asked.
 func (c *sendCommand) Run(ctx context.Context, a *app) error {
+	if c.File == "" && (c.Name != "" || c.KeepMetadata) || c.File != "" && (c.Lines || c.Text == "-") {
+		return usage("--name and --keep-metadata go with --file, and --file with at most one text as an argument")
+	}
 	if c.Lines && c.Reply != "" {
 		return usage("--reply is for one message, --lines for many")
 	}
@@ -85,7 +93,7 @@ func (c *sendCommand) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		if (c.Lines || c.Text == "" || c.Text == "-") && a.asker.interactive() {
+		if (c.Lines || c.Text == "" || c.Text == "-") && c.File == "" && a.asker.interactive() {
 			fmt.Fprintln(a.stderr, "Type the message; Ctrl-D at the beginning of a line ends it.")
 		}
 		if c.Wait == "none" && !c.Lines {
@@ -114,6 +122,13 @@ func (c *sendCommand) queue(ctx context.Context, a *app, p *profile, to core.Con
 		}
 		ref := m.Ref()
 		answers = &ref
+	}
+	if c.File != "" {
+		id, err := c.sendFile(ctx, a, p, to, answers)
+		if err == nil {
+			each(id)
+		}
+		return err
 	}
 	var first error
 	for text, err := range c.texts(a) {
