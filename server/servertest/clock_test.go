@@ -66,7 +66,7 @@ func TestClock(t *testing.T) {
 					w.Wait("all are there", 5*time.Minute, func() bool { return len(bob.Heard(alice)) == len(want) })
 					line.Seconds = time.Since(from).Seconds()
 				} else {
-					time.Sleep(2 * time.Hour)
+					time.Sleep(40 * time.Minute)
 				}
 				line.Delivered = len(bob.Heard(alice)) - 1
 				w.House("b.test").SetClock(0)
@@ -90,7 +90,7 @@ func TestClock(t *testing.T) {
 func TestClockStepsBack(t *testing.T) {
 	servertest.Run(t, two, func(w *servertest.World) {
 		a := w.House("a.test")
-		a.Conf.Retention.Outbox, a.Conf.Federation.DelayedAfter = 24*time.Hour, 12*time.Hour
+		a.Conf.Retention.Outbox, a.Conf.Federation.DelayedAfter = 6*time.Hour, 3*time.Hour
 		a.Restart()
 		alice, bob := pairOf(w)
 		carol := w.Join("carol@a.test")
@@ -115,10 +115,10 @@ func TestClockStepsBack(t *testing.T) {
 		lost := alice.Say(bob, "this one expires")
 		w.Wait("it is accepted", time.Minute, func() bool { s, _ := alice.State(lost); return s != core.StateQueued })
 		said := time.Now()
-		time.Sleep(12 * time.Hour)
+		time.Sleep(3 * time.Hour)
 		a.SetClock(-time.Hour)
 		failed := func() bool { s, _ := alice.State(lost); return s == core.StateFailed }
-		time.Sleep(11*time.Hour + 30*time.Minute)
+		time.Sleep(2*time.Hour + 30*time.Minute)
 		if failed() {
 			t.Errorf("expired %v after it was accepted", time.Since(said))
 		}
