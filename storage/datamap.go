@@ -68,6 +68,7 @@ const (
 	untilPeer    = "until the peer's verdict, at most 14 days"
 	untilKnock   = "14 days"
 	untilMedia   = "until the person deletes it, at most 30 days"
+	whileGroup   = "while the group exists here"
 	operational  = "while the server runs"
 )
 
@@ -89,7 +90,7 @@ func same(personal Personal, purpose string, basis Basis, export Export, erase E
 // Datamap lists the fate of every column of the database.
 func Datamap() []ColumnFate {
 	var out []ColumnFate
-	for _, t := range slices.Concat(peopleTables(), contactTables(), queueTables()) {
+	for _, t := range slices.Concat(peopleTables(), contactTables(), groupTables(), queueTables()) {
 		for _, f := range t.rows {
 			for _, c := range f.columns {
 				row := f.ColumnFate
@@ -219,6 +220,28 @@ func contactTables() []table {
 			same(Pseudonym, "keep the knocks of blocked people away", BasisContract, ExportNo, EraseRow, "until the person lifts the block", "user_no"),
 			same(BlindIndex, "keep the knocks of blocked people away", BasisContract, ExportNo, EraseRow, "until the person lifts the block", "block_index"),
 			same(SealedData, "show whom one has blocked", BasisContract, ExportYes, EraseShred, "until the person lifts the block", "name"),
+		}},
+	}
+}
+
+func groupTables() []table {
+	return []table{
+		{"groups", []fate{
+			same(NotPersonal, "keep groups apart and know their servers", BasisNone, ExportNo, EraseNothing, "for ever, so that none comes back",
+				"no", "id", "hub", "epoch", "head", "state", "reason", "created", "changed"),
+		}},
+		{"group_ops", []fate{
+			same(NotPersonal, "know the operations in their order", BasisNone, ExportNo, EraseNothing, whileGroup, "group_no", "epoch"),
+			same(Pseudonym, "prove to members and their servers who may be in the group; by random numbers and the keys of devices", BasisContract, ExportYes, EraseKeep, whileGroup, "op"),
+		}},
+		{"group_members", []fate{
+			same(Pseudonym, "deliver to the members of a group", BasisContract, ExportNo, EraseRow, whileGroup, "group_no", "member", "user_no"),
+			same(BlindIndex, "find a person's memberships when they are erased", BasisContract, ExportNo, EraseRow, whileGroup, "user_index"),
+			same(SealedData, "know who the members are; of people of other servers under the server's key", BasisContract, ExportYes, EraseShred, whileGroup, "opening"),
+		}},
+		{"group_arrivals", []fate{
+			same(NotPersonal, "verify what a hub says after it has its answer", BasisNone, ExportNo, EraseRow, "seconds, at most 14 days", "no", "peer", "arrived", "attempts", "due", "seal_id"),
+			same(SealedData, "verify what a hub says; under the server's key", BasisContract, ExportNo, EraseRow, "seconds, at most 14 days", "payload"),
 		}},
 	}
 }
