@@ -60,6 +60,12 @@ const (
 	CodeUnknownPeer         Code = "unknown_peer"
 	CodeUnsupportedCritical Code = "unsupported_critical"
 	CodeUnsupportedVersion  Code = "unsupported_version" // the two servers speak no common version
+
+	// Why a group's membership does not change.
+	CodeHubUnreachable Code = "hub_unreachable" // the server that orders the group's operations does not answer
+	CodeGroupFrozen    Code = "group_frozen"    // that server showed what cannot be
+	CodeGroupClosed    Code = "group_closed"    // by an owner, or deleted by that server's administrators
+	CodeDeviceRemoved  Code = "device_removed"  // the device that signed belongs to its account no more, or never did
 )
 
 // Error is the one error that crosses a boundary. Text is for the person and

@@ -20,6 +20,12 @@ const (
 	AlertParked    Alert = "queue_parked"     // the peer refuses our messages: suspended, or unknown there
 )
 
+// Alerts about what a hub says of groups.
+const (
+	AlertGroupFork    Alert = "group_fork"    // two operations for one place in a group's history
+	AlertGroupInvalid Alert = "group_invalid" // an operation that nobody could have accepted
+)
+
 // alertEvery is how often one kind is told about one peer.
 const alertEvery = time.Hour
 

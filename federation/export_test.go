@@ -104,3 +104,15 @@ func EncodeWire(t testing.TB, v any) []byte {
 	}
 	return b
 }
+
+// DecodeHistory reads the answer of a hub.
+func DecodeHistory(raw []byte) (GroupHistory, error) { return decodeHistory(raw) }
+
+// DecodeGroupOp reads the body of PathGroupOps.
+func DecodeGroupOp(raw []byte) (GroupOp, error) {
+	var w wireGroupOp
+	if err := decodeBody(raw, &w); err != nil {
+		return GroupOp{}, err
+	}
+	return groupOpFrom(&w)
+}

@@ -45,7 +45,7 @@ func (c Class) Valid() bool { return c == ClassControl || c == ClassMessage }
 
 // Item is one message for one person at the receiving server, with the
 // envelopes for all of the person's devices, or one for all members of a group
-// there; or a bounce, or a knock.
+// there; or a bounce, or a knock, or an operation of a group.
 type Item struct {
 	ID           clearbox.MessageID
 	Sender       clearbox.UserID   // zero when sealed, and of a knock
@@ -61,6 +61,7 @@ type Item struct {
 	Void         bool              // withdrawn after its position was assigned; every other field is ignored
 	Bounce       clearbox.Code     // no message: Sender did not get the message ID of Recipient, or of whom Ref means, for this reason; no envelopes
 	Knock        *Knock            // no message: somebody asks to be accepted; of the control class
+	Op           *GroupOp          // no message: what a hub tells of a group; of the control class
 	Crit         []string          // names of fields the receiver must know (federation.md, 14)
 
 	// Refused is set by the decoder, never sent: the item could not be
@@ -71,7 +72,7 @@ type Item struct {
 
 // Sealed tells whether it is a message whose sender stands inside only.
 func (it *Item) Sealed() bool {
-	return it.Sender.IsZero() && it.Knock == nil && it.Bounce == "" && !it.Void && it.Refused == ""
+	return it.Sender.IsZero() && it.Knock == nil && it.Op == nil && it.Bounce == "" && !it.Void && it.Refused == ""
 }
 
 // Knock is somebody's wish to be accepted by the owner of a handle at the
@@ -95,6 +96,9 @@ func (it *Item) Size() int {
 	n := itemOverhead + len(it.Sender.Server) + len(it.Recipient.Server) + 2*len(it.Bounce)
 	if k := it.Knock; k != nil {
 		n += knockOverhead + len(k.From.Server) + len(k.Handle) + len(k.To)
+	}
+	if it.Op != nil {
+		n += it.Op.size()
 	}
 	for i := range it.Envelopes {
 		n += envelopeOverhead + len(it.Envelopes[i].Content)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/federation"
+	"github.com/fxamacker/cbor/v2"
 )
 
 func FuzzDocument(f *testing.F) {
@@ -105,6 +106,7 @@ func FuzzTransaction(f *testing.F) {
 	f.Add(goldenItems(f, federation.ClassMessage, sealedItem(f), bounceByRef(f)))
 	f.Add(goldenItems(f, federation.ClassControl, knock(f)))
 	f.Add(goldenItems(f, federation.ClassMessage, groupItem(f)))
+	f.Add(goldenItems(f, federation.ClassControl, groupOp(f), groupEnd(f)))
 	f.Add([]byte{0xa0})
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		txn, err := federation.DecodeTransaction(raw)
@@ -184,6 +186,33 @@ func FuzzSignatureHeaders(f *testing.F) {
 		}
 		if err != nil && in == input && s == sig {
 			t.Errorf("the genuine headers: %v", err)
+		}
+	})
+}
+
+// FuzzGroups reads what peers ask and answer about groups: what is accepted is
+// within the limits.
+func FuzzGroups(f *testing.F) {
+	for _, v := range []any{
+		map[string]any{"group": make([]byte, 32), "op": []byte{1}, "openings": [][]byte{{2}}},
+		map[string]any{"ops": [][]byte{{1}}, "openings": [][]byte{{2}}, "more": true},
+	} {
+		b, err := cbor.Marshal(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		if h, err := federation.DecodeHistory(raw); err == nil && (len(h.Ops) > federation.MaxHistoryOps || h.More && len(h.Ops) == 0) {
+			t.Errorf("%d operations, more %v", len(h.Ops), h.More)
+		}
+		g, err := federation.DecodeGroupOp(raw)
+		if err != nil {
+			return
+		}
+		if (len(g.Op) == 0) != g.Ended || len(g.Op) > federation.MaxGroupOp || len(g.Openings) > federation.MaxOpenings {
+			t.Errorf("accepted: %d bytes, %d openings, ended %v", len(g.Op), len(g.Openings), g.Ended)
 		}
 	})
 }

@@ -50,6 +50,7 @@ type InboxOptions struct {
 	// Ephemeral takes what came in time, from an active peer; nil refuses the class. Nothing of it may be stored, and
 	// nothing is told to the peer.
 	Ephemeral func(ctx context.Context, peer clearbox.ServerName, items []Fleeting)
+	Groups    Groups    // nil: there are none
 	Handshake Handshake // nil refuses PathPeering
 	// Media gives attachments of people here; nil has none.
 	Media               Media
@@ -128,6 +129,10 @@ func (in *Inbox) endpoint(path string) (endpoint, bool) {
 		return endpoint{limit: MaxEphemeral, handle: in.ephemeral, bucket: fleeting}, in.opts.Ephemeral != nil
 	case PathMedia:
 		return endpoint{limit: MaxSmallBody, handle: in.media, media: true}, in.opts.Media != nil
+	case PathGroupOps:
+		return endpoint{limit: MaxSmallBody, handle: in.groupOp, bucket: claims, contact: true}, in.opts.Groups != nil
+	case PathGroupHistory:
+		return endpoint{limit: MaxSmallBody, handle: in.groupHistory, bucket: questions}, in.opts.Groups != nil
 	case PathClaim:
 		return endpoint{limit: MaxSmallBody, handle: in.claim, bucket: claims, contact: true}, true
 	}
@@ -318,7 +323,10 @@ func (a *answerer) refuse(err error) {
 	}
 	var gap *GapError
 	var fast *tooFast
+	var changed *clearbox.GroupChangedError
 	switch {
+	case errors.As(err, &changed):
+		p.Expected = int64(changed.Epoch)
 	case errors.As(err, &gap):
 		p.Expected = gap.Expected
 	case errors.As(err, &fast):

@@ -108,13 +108,13 @@ func statusOf(code clearbox.Code) int {
 	case clearbox.CodeBadSignature, clearbox.CodeUnknownKey, clearbox.CodeClockSkew, clearbox.CodeReplay:
 		return http.StatusUnauthorized
 	case clearbox.CodeUnknownPeer, clearbox.CodePeerBlocked, clearbox.CodeForbidden, clearbox.CodeConsentRequired, clearbox.CodeInviteInvalid, clearbox.CodeIdentityChanged,
-		clearbox.CodeUnsupportedVersion:
+		clearbox.CodeUnsupportedVersion, clearbox.CodeNotAMember, clearbox.CodeNoRoutePolicy, clearbox.CodeDeviceRemoved:
 		return http.StatusForbidden
 	case clearbox.CodeNotFound, clearbox.CodeRecipientUnavailable:
 		return http.StatusNotFound
 	case clearbox.CodeMethod:
 		return http.StatusMethodNotAllowed
-	case clearbox.CodeConflict, clearbox.CodeGap, clearbox.CodeFenced, clearbox.CodeExpired:
+	case clearbox.CodeConflict, clearbox.CodeGap, clearbox.CodeFenced, clearbox.CodeExpired, clearbox.CodeGroupChanged, clearbox.CodeGroupFrozen, clearbox.CodeGroupClosed:
 		return http.StatusConflict
 	case clearbox.CodeTooLarge:
 		return http.StatusRequestEntityTooLarge

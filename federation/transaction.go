@@ -33,6 +33,7 @@ type wireItem struct {
 	Group     []byte         `cbor:"group,omitempty"`
 	Epoch     uint64         `cbor:"epoch,omitempty"`
 	Multi     []byte         `cbor:"multi,omitempty"`
+	Op        *wireGroupOp   `cbor:"op,omitempty"`
 	Crit      []string       `cbor:"crit,omitempty"`
 }
 
@@ -72,7 +73,7 @@ type wireStale struct {
 // critKnown are the item fields that a sender may mark as critical.
 var critKnown = map[string]bool{
 	"id": true, "from": true, "device": true, "to": true, "at": true, "envelopes": true, "void": true, "bounce": true,
-	"token": true, "ref": true, "knock": true, "group": true, "epoch": true, "multi": true,
+	"token": true, "ref": true, "knock": true, "group": true, "epoch": true, "multi": true, "op": true,
 }
 
 var (
@@ -127,6 +128,10 @@ func itemToWire(it *Item) wireItem {
 	}
 	if !it.Group.IsZero() {
 		w.Group, w.Epoch, w.Multi = it.Group[:], it.Epoch, it.Multi
+	}
+	if it.Op != nil {
+		op := groupOpToWire(it.Op)
+		w.Op = &op
 	}
 	if k := it.Knock; k != nil {
 		w.Knock = &wireKnock{From: k.From.String(), Handle: string(k.Handle), To: string(k.To)}
@@ -209,8 +214,10 @@ func itemFromWire(class Class, w *wireItem) (Item, error) {
 	}
 	var err error
 	switch grouped := len(w.Group) != 0 || w.Epoch != 0 || len(w.Multi) != 0; {
-	case grouped && (w.Knock != nil || w.Bounce != ""):
+	case grouped && (w.Knock != nil || w.Bounce != "" || w.Op != nil):
 		err = clearbox.Errorf(clearbox.CodeBadRequest, "a group is of messages alone")
+	case w.Op != nil:
+		err = it.groupFrom(class, w)
 	case w.Knock != nil:
 		err = it.knockFrom(class, w)
 	case class != ClassMessage:

@@ -35,6 +35,7 @@ func TestGolden(t *testing.T) {
 	}
 	for name, got := range map[string][]byte{
 		"items": goldenItems(t, federation.ClassMessage, sealedItem(t), bounceByRef(t)), "knock": goldenItems(t, federation.ClassControl, knock(t)),
+		"group":       goldenItems(t, federation.ClassControl, groupOp(t), groupEnd(t)),
 		"transaction": goldenWithFixedTimes(t), "answer": answer, "peering": peering, "document": signed(t, document(5), identity(2), identity(1)),
 	} {
 		file := filepath.Join("testdata", "golden", name+".hex")
@@ -120,6 +121,18 @@ func knock(t testing.TB) federation.Item {
 	it := sealedItem(t)
 	from := clearbox.UserID{UID: it.Recipient.UID, Server: "a.test"}
 	return federation.Item{ID: it.ID, AcceptedAt: it.AcceptedAt, Knock: &federation.Knock{From: from, Handle: "alice", To: "bob"}}
+}
+
+func groupOp(t testing.TB) federation.Item {
+	it := sealedItem(t)
+	return federation.Item{ID: it.ID, AcceptedAt: it.AcceptedAt, Op: &federation.GroupOp{
+		Group: clearbox.GroupID{1, 2}, Op: bytes.Repeat([]byte{5}, 200), Openings: [][]byte{bytes.Repeat([]byte{6}, 110)},
+	}}
+}
+
+func groupEnd(t testing.TB) federation.Item {
+	it := sealedItem(t)
+	return federation.Item{ID: it.ID, AcceptedAt: it.AcceptedAt, Op: &federation.GroupOp{Group: clearbox.GroupID{1, 2}, Ended: true}}
 }
 
 // goldenItems is a transaction of the items, which must come back as they are.
@@ -275,6 +288,18 @@ func TestItemsOfEachKind(t *testing.T) {
 			return map[string]any{"id": make([]byte, 16), "at": 1, "knock": map[string]any{"from": string(knownUID) + "@a.test", "handle": "alice", "to": "bob"}}
 		},
 	}
+	op := func(change func(m map[string]any)) map[string]any {
+		m := map[string]any{"group": bytes.Repeat([]byte{1}, 32), "op": make([]byte, 200), "openings": [][]byte{make([]byte, 110)}}
+		change(m)
+		return map[string]any{"id": make([]byte, 16), "at": 1, "op": m}
+	}
+	kinds["op"] = func() map[string]any { return op(func(map[string]any) {}) }
+	within := func(key string, v any) func(map[string]any) {
+		return func(m map[string]any) { m["op"].(map[string]any)[key] = v }
+	}
+	ended := func(m map[string]any) {
+		m["op"] = map[string]any{"group": bytes.Repeat([]byte{1}, 32), "ended": true}
+	}
 	set := func(key string, v any) func(map[string]any) { return func(m map[string]any) { m[key] = v } }
 	asks := func(from, handle, to string) func(map[string]any) {
 		return set("knock", map[string]any{"from": from, "handle": handle, "to": to})
@@ -313,6 +338,19 @@ func TestItemsOfEachKind(t *testing.T) {
 		"knock with to":                {"knock", "control", set("to", string(knownUID)+"@b.test"), bad},
 		"knock with a token":           {"knock", "control", set("token", make([]byte, 16)), bad},
 		"knock with a bounce":          {"knock", "control", set("bounce", "expired"), bad},
+		"operation":                    {"op", "control", func(map[string]any) {}, ""},
+		"operation message":            {"op", "message", func(map[string]any) {}, bad},
+		"operation with to":            {"op", "control", set("to", string(knownUID)+"@b.test"), bad},
+		"operation with a token":       {"op", "control", set("token", make([]byte, 16)), bad},
+		"operation with a knock":       {"op", "control", asks(string(knownUID)+"@a.test", "alice", "bob"), bad},
+		"operation with a short id":    {"op", "control", within("group", make([]byte, 31)), bad},
+		"operation without an id":      {"op", "control", within("group", make([]byte, 32)), bad},
+		"operation with nothing":       {"op", "control", within("op", []byte{}), bad},
+		"operation op too large":       {"op", "control", within("op", make([]byte, federation.MaxGroupOp+1)), clearbox.CodeTooLarge},
+		"operation opening too large":  {"op", "control", within("openings", [][]byte{make([]byte, federation.MaxOpening+1)}), bad},
+		"operation with many openings": {"op", "control", within("openings", make([][]byte, federation.MaxOpenings+1)), clearbox.CodeTooLarge},
+		"operation ended":              {"op", "control", ended, ""},
+		"operation ended with an op":   {"op", "control", within("ended", true), bad},
 		"knock of nobody":              {"knock", "control", asks("alice@a.test", "alice", "bob"), bad},
 		"knock without a name":         {"knock", "control", asks(string(knownUID)+"@a.test", "", "bob"), clearbox.CodeBadHandle},
 		"knock at nobody":              {"knock", "control", asks(string(knownUID)+"@a.test", "alice", "Bob!"), clearbox.CodeBadHandle},

@@ -50,7 +50,7 @@ func (s *Server) Run(ctx context.Context) error {
 		}
 	}
 	delivering.start(report, s.delivery.Run, s.directory.Run, s.disk.run, s.media.Run)
-	federating.start(report, s.auth.Run)
+	federating.start(report, s.auth.Run, s.groups.Run)
 	if s.sender != nil {
 		federating.start(report, s.self.Run, s.client.Run, s.sender.Run, s.peering.Run, s.ephemera.Run, s.afar.Run)
 	}

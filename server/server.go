@@ -32,6 +32,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/config"
 	"github.com/clearbox-im/clearbox/server/delivery"
 	"github.com/clearbox-im/clearbox/server/directory"
+	"github.com/clearbox-im/clearbox/server/groups"
 	"github.com/clearbox-im/clearbox/server/identity"
 	"github.com/clearbox-im/clearbox/server/linking"
 	"github.com/clearbox-im/clearbox/server/logging"
@@ -82,6 +83,7 @@ type Server struct {
 	directory *directory.Service
 	delivery  *delivery.Router
 	media     *media.Service
+	groups    *groups.Service
 	presence  *presence.Hub
 	afar      *afar.Service
 	ephemera  *federation.Ephemera
@@ -221,6 +223,7 @@ func (s *Server) buildRooms(ctx context.Context, c *config.Config) error {
 		SubmissionTTL: c.Retention.Idempotency, DelayedAfter: c.Federation.DelayedAfter,
 		PeerQueueItems: orUnlimited(int64(c.Limits.PeerQueueItems)), PeerQueueBytes: orUnlimited(int64(c.Limits.PeerQueueSize)),
 		Admit: s.disk.admit, Nudge: s.nudge, NudgeControl: s.nudgeControl, Organisation: s.organisation,
+		Rosters: rosters{s}, GroupsArrived: func() { s.groups.Arrived() },
 		Open: func(tx *storage.Tx, userNo int64) (clearbox.Millis, error) {
 			return s.auth.ConsentedSince(tx, userNo, auth.PurposeOpenReachability)
 		},
@@ -229,6 +232,7 @@ func (s *Server) buildRooms(ctx context.Context, c *config.Config) error {
 		Log: s.log, MaxObject: orUnlimited(int64(c.Limits.AttachmentSize)), MaxAccount: orUnlimited(int64(c.Limits.AccountAttachmentsSize)),
 		TTL: c.Retention.Attachments, Admit: s.disk.admit, Remote: s.remoteMedia(),
 	})
+	s.buildGroups(c)
 	if s.client != nil {
 		s.buildExchange(c)
 	}
@@ -282,7 +286,7 @@ func (s *Server) buildExchange(c *config.Config) {
 	s.buildAfar(c.Server.Name)
 	s.inbox = federation.NewInbox(s.self, s.client, s.delivery, local{s.directory}, federation.InboxOptions{
 		Authorities: c.Authorities(), EnvelopesPerSecond: orNone(c.Limits.PeerEnvelopesPerSecond), BytesPerSecond: orNone(int(c.Limits.PeerBytesPerSecond)),
-		Handshake: s.peering, Ephemeral: s.afar.Ephemeral, Now: s.o.Now, Log: s.log,
+		Handshake: s.peering, Groups: s.groups, Ephemeral: s.afar.Ephemeral, Now: s.o.Now, Log: s.log,
 		Media: s.media, MediaBytesPerSecond: orNone(int(c.Limits.PeerAttachmentsPerSecond)),
 		Contact: func(peer clearbox.ServerName) {
 			s.client.Contact(peer)
@@ -300,7 +304,7 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 	if s.peering != nil {
 		deeds.Peers, deeds.Retry, deeds.Paths, deeds.Circuits = s.peering, s.peering.Retry, s.transport.Paths, s.client.Open
 	}
-	deeds.Identity = s.identity.Public
+	deeds.Identity, deeds.Groups = s.identity.Public, s.groups
 	checks := []api.Check{{Name: "store", Probe: s.store.Ping}, {Name: "disk", Probe: func(context.Context) error { return s.disk.admit() }}}
 	if s.self != nil {
 		ids := identity.New(identity.Files{Path: c.Keys.IdentityKeyFile}, s.self, s.store, identity.Options{Now: s.o.Now, Random: s.o.Random, Log: s.log})
@@ -316,7 +320,7 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 		proxies = append(proxies, prefix)
 	}
 	s.api = api.New(c.Server.Name, api.Parts{
-		Auth: s.auth, Directory: s.directory, Router: s.delivery, Contacts: s.delivery, Media: s.media, Presence: s.presence, Afar: s.afar,
+		Auth: s.auth, Directory: s.directory, Router: s.delivery, Contacts: s.delivery, Groups: s.groups, Media: s.media, Presence: s.presence, Afar: s.afar,
 		Mailbox:      func(p auth.Principal) api.Mailbox { return s.delivery.Mailbox(p) },
 		Archive:      archive.New(s.store, archive.Options{MaxItems: orUnlimited(int64(c.Limits.ArchiveItems)), MaxBytes: orUnlimited(int64(c.Limits.ArchiveSize))}),
 		Linking:      linking.New(linking.Options{Now: s.o.Now}),

@@ -36,6 +36,10 @@ var reasons = map[clearbox.Code]string{
 	clearbox.CodeConsentRequired:      "they have not accepted you",
 	clearbox.CodeNotAMember:           "they or you are not in the group any more",
 	clearbox.CodeGroupChanged:         "the group kept changing while it was sent",
+	clearbox.CodeHubUnreachable:       "the group's server does not answer; who is in the group cannot change now",
+	clearbox.CodeGroupFrozen:          "the group's server contradicted itself; who is in the group cannot change any more",
+	clearbox.CodeGroupClosed:          "the group is closed",
+	clearbox.CodeDeviceRemoved:        "the device that signed it is no device of its person",
 	// Why it cannot be read.
 	"bad_padding":           "it is not padded as sealed messages are",
 	"not_sealed_for_us":     "it was sealed for other keys than yours, or altered on the way",

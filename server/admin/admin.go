@@ -71,6 +71,7 @@ type Options struct {
 
 	Identities Identity // nil: every operation on the identity is refused
 
+	Groups Groups                                                                              // nil: there are none
 	Peers  Peers                                                                               // nil: every peer operation is refused
 	Ready  func(context.Context) []wire.ReadyCheck                                             // nil: no checks
 	Reload func(context.Context) (wire.AdminReload, error)                                     // nil: refused

@@ -29,6 +29,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/auth/throttle"
 	"github.com/clearbox-im/clearbox/server/delivery"
 	"github.com/clearbox-im/clearbox/server/directory"
+	"github.com/clearbox-im/clearbox/server/groups"
 	"github.com/clearbox-im/clearbox/server/linking"
 	"github.com/clearbox-im/clearbox/server/media"
 	"github.com/clearbox-im/clearbox/server/presence"
@@ -76,6 +77,7 @@ type Parts struct {
 	Directory *directory.Service
 	Router    Router
 	Contacts  Contacts
+	Groups    *groups.Service
 	Mailbox   func(p auth.Principal) Mailbox // opens the mail of p's device
 	Archive   *archive.Service
 	Linking   *linking.Service

@@ -69,6 +69,11 @@ var answers = map[clearbox.Code]answer{
 	clearbox.CodeUnknownPeer:         {http.StatusForbidden, "Unknown peer"},
 	clearbox.CodeUnsupportedCritical: {http.StatusBadRequest, "Not understood"},
 	clearbox.CodeUnsupportedVersion:  {http.StatusForbidden, "No common version"},
+
+	clearbox.CodeHubUnreachable: {http.StatusServiceUnavailable, "The group's server cannot be reached"},
+	clearbox.CodeGroupFrozen:    {http.StatusConflict, "The group is frozen"},
+	clearbox.CodeGroupClosed:    {http.StatusConflict, "The group is closed"},
+	clearbox.CodeDeviceRemoved:  {http.StatusForbidden, "Not a device of the person"},
 }
 
 // retryDefault is said where a 429 or 503 knows no better, in seconds.

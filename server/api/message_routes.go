@@ -98,6 +98,9 @@ func event(d *delivery.Delivery, p *auth.Principal) wire.ServerFrame {
 		f.Knock = &wire.Knock{ID: k.ID, From: k.From, Address: clearbox.Address{Handle: k.Handle, Server: k.From.Server}.String(),
 			AcceptedAt: k.AcceptedAt, Controller: k.Controller, Country: k.Country}
 	}
+	if g := d.Group; g != nil {
+		f.Group = &wire.GroupEvent{Group: g.Group, Epoch: g.Epoch, Op: g.Op, Openings: g.Openings, Ended: g.Ended}
+	}
 	return f
 }
 

@@ -317,9 +317,6 @@ func TestServerRoutes(t *testing.T) {
 	if res.status != http.StatusNotModified {
 		t.Error("an unchanged file is sent again:", res.status)
 	}
-	for _, path := range []string{"/groups/create", "/groups/x/send"} {
-		w.do("POST", path, "", "{}").want(t, 501, clearbox.CodeNotImplemented, "")
-	}
 	w.do("DELETE", "/gdpr/delete", "", nil).want(t, 501, clearbox.CodeNotImplemented, "")
 	w.do("GET", "/gdpr/export", "", nil).want(t, 501, clearbox.CodeNotImplemented, "")
 }

@@ -68,7 +68,7 @@ func operations() []operation {
 		overseers  = grants{none, none, none, none, none, both, both, both}
 		machine    = grants{none, none, none, none, none, none, none, both}
 	)
-	const small, keys, send, history, part = wire.MaxBody, wire.MaxKeysBody, wire.MaxFrame, wire.MaxHistoryBody, wire.MaxMediaPart
+	const small, keys, send, history, part, grouped = wire.MaxBody, wire.MaxKeysBody, wire.MaxFrame, wire.MaxHistoryBody, wire.MaxMediaPart, wire.MaxGroupBody
 	const get, post, put, del = http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete
 	return []operation{
 		{get, "/livez", public, 0, live, nil},
@@ -132,14 +132,11 @@ func operations() []operation {
 		{del, "/media/{object}", device, 0, deleteMedia, nil},
 		{get, "/media/{server}/{object}", device, 0, readMedia, nil},
 
-		{post, "/groups/create", public, 0, notYet, nil},
-		{get, "/groups", public, 0, notYet, nil},
-		{get, "/groups/{id}", public, 0, notYet, nil},
-		{del, "/groups/{id}", public, 0, notYet, nil},
-		{post, "/groups/{id}/members", public, 0, notYet, nil},
-		{del, "/groups/{id}/members/{user}", public, 0, notYet, nil},
-		{post, "/groups/{id}/leave", public, 0, notYet, nil},
-		{post, "/groups/{id}/send", public, 0, notYet, nil},
+		{post, "/groups/create", device, grouped, createGroup, nil},
+		{get, "/groups", device, 0, listGroups, nil},
+		{get, "/groups/{id}", device, 0, readGroup, nil},
+		{get, "/groups/{id}/ops", device, 0, readGroupOps, nil},
+		{post, "/groups/{id}/ops", device, grouped, submitGroupOp, nil},
 		{get, "/gdpr/export", public, 0, notYet, nil},
 		{del, "/gdpr/delete", public, 0, notYet, nil},
 
@@ -180,6 +177,9 @@ func operations() []operation {
 		{get, "/admin/fed/dead/{no}", overseers, 0, adminDeadLetter, nil},
 		{post, "/admin/fed/dead/requeue", admins, small, adminRequeueDead, nil},
 		{post, "/admin/fed/dead/drop", admins, small, adminDropDead, nil},
+		{get, "/admin/groups", overseers, 0, adminGroups, nil},
+		{get, "/admin/groups/{id}", overseers, 0, adminGroup, nil},
+		{del, "/admin/groups/{id}", admins, 0, adminDeleteGroup, nil},
 		{get, "/admin/audit", overseers, 0, adminAudit, nil},
 		{post, "/admin/reload", admins, 0, adminReload, nil},
 	}

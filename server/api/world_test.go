@@ -26,6 +26,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/auth/authtest"
 	"github.com/clearbox-im/clearbox/server/delivery"
 	"github.com/clearbox-im/clearbox/server/directory"
+	"github.com/clearbox-im/clearbox/server/groups"
 	"github.com/clearbox-im/clearbox/server/linking"
 	"github.com/clearbox-im/clearbox/server/media"
 	"github.com/clearbox-im/clearbox/server/presence"
@@ -126,12 +127,14 @@ func newWorld(t testing.TB, o setup) *world {
 		}
 		return w.Store.Ping(ctx)
 	}})
+	kept := groups.New(w.Store, dir, w.router, home, groups.Options{Now: w.Clock.Now})
 	parts := api.Parts{
-		Auth: w.Auth, Directory: dir, Router: w.router, Contacts: w.router, Archive: archive.New(w.Store, o.archive), Presence: w.hub,
+		Groups: kept,
+		Auth:   w.Auth, Directory: dir, Router: w.router, Contacts: w.router, Archive: archive.New(w.Store, o.archive), Presence: w.hub,
 		Linking: linking.New(linking.Options{Now: w.Clock.Now}),
 		Media:   o.attachments(w),
 		Mailbox: func(p auth.Principal) api.Mailbox { return w.router.Mailbox(p) },
-		Admin:   admin.New(w.Store, w.Auth, home, admin.Options{Now: w.Clock.Now, Version: o.api.Version}),
+		Admin:   admin.New(w.Store, w.Auth, home, admin.Options{Now: w.Clock.Now, Version: o.api.Version, Groups: kept}),
 		Servers: func(_ context.Context, name clearbox.ServerName) (wire.ServerInfo, error) {
 			return wire.ServerInfo{Server: name, State: wire.ServerUnreachable, Since: 5, Controller: "Clinic", Country: "AT", Contact: "dpo@" + string(name),
 				Roots: []wire.SenderRoot{{Key: make([]byte, 33), NotBefore: 1, Expires: 2}}}, nil

@@ -33,6 +33,7 @@ type accept struct {
 	changed bool // a recipient's devices changed since the payloads were sealed
 	knocks  bool // some were stored
 	bounced bool // some of ours did not get what was for many
+	groups  bool // operations of groups were stored
 	posts   []posted
 }
 
@@ -46,6 +47,7 @@ type arrival struct {
 	bounce  *bounce // what is not mail but the fate of a message of ours
 	knock   []byte  // what is not mail but a knock: 16 random bytes for its row
 	multi   *multi  // a message to members of a group
+	op      []byte  // the same as knock of an operation of a group
 }
 
 type posted struct {
@@ -119,6 +121,9 @@ func (op *accept) prepare(ctx context.Context, fresh bool) error {
 			_, err = io.ReadFull(op.r.opts.Random, a.knock)
 		case a.item.Multi != nil:
 			err = op.addMulti(ctx, a, fresh, now)
+		case a.item.Op != nil:
+			a.op = make([]byte, 16)
+			_, err = io.ReadFull(op.r.opts.Random, a.op)
 		default:
 			err = op.addMessage(ctx, a, fresh, now)
 		}
@@ -143,7 +148,7 @@ func (op *accept) judge(a *arrival, now clearbox.Millis) bool {
 		a.reject(clearbox.CodeRecipientUnavailable)
 	case it.AcceptedAt > after(now, futureAllowed):
 		a.reject(clearbox.CodeBadRequest)
-	case it.AcceptedAt < after(now, -r.opts.OutboxTTL-24*time.Hour):
+	case it.Op == nil && it.AcceptedAt < after(now, -r.opts.OutboxTTL-24*time.Hour):
 		a.reject(clearbox.CodeExpired)
 	}
 	return a.verdict != nil
@@ -259,7 +264,8 @@ func (op *accept) addMessage(ctx context.Context, a *arrival, fresh bool, now cl
 }
 
 func (op *accept) apply(tx *storage.Tx, b *batch) error {
-	op.answer, op.refused, op.changed, op.knocks, op.bounced, op.posts = nil, nil, false, false, false, op.posts[:0]
+	op.answer, op.refused, op.changed, op.posts = nil, nil, false, op.posts[:0]
+	op.knocks, op.bounced, op.groups = false, false, false
 	txn, class := op.txn, storage.Class(op.txn.Class)
 	for i := range op.items {
 		op.items[i].bounce.reset()
@@ -319,7 +325,7 @@ func (op *accept) apply(tx *storage.Tx, b *batch) error {
 func (op *accept) checkDevices(tx *storage.Tx, b *batch, last int64) error {
 	for i := range op.items {
 		a := &op.items[i]
-		if a.verdict != nil || a.bounce != nil || a.knock != nil || op.txn.FirstPos+int64(i) <= last {
+		if a.verdict != nil || a.bounce != nil || a.knock != nil || a.op != nil || op.txn.FirstPos+int64(i) <= last {
 			continue
 		}
 		if a.multi != nil {
@@ -388,6 +394,9 @@ func (op *accept) store(tx *storage.Tx, b *batch, a *arrival) (federation.Verdic
 	}
 	if a.knock != nil {
 		return op.putArrived(tx, a.item, a.knock)
+	}
+	if a.op != nil {
+		return op.putGroup(tx, a.item, a.op)
 	}
 	v := federation.Verdict{Code: federation.VerdictOK, DevicesVersion: a.known.DevicesVersion}
 	stored := 0
@@ -464,6 +473,9 @@ func (op *accept) done(err error) {
 			case op.r.knocked <- struct{}{}:
 			default: // one is enough
 			}
+		}
+		if op.groups {
+			op.r.opts.GroupsArrived()
 		}
 	}
 	op.result <- err

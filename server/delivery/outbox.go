@@ -243,7 +243,7 @@ func (r *Router) Settle(ctx context.Context, peer clearbox.ServerName, class fed
 						return err
 					}
 				}
-				if it.Bounce != "" || it.Knock != nil {
+				if it.Bounce != "" || it.Knock != nil || it.Op != nil {
 					break
 				}
 				news = append(news, told{row.SenderNo, State{ID: it.ID, State: StatusAtPeer, Recipient: it.Recipient, DevicesVersion: v.DevicesVersion}})
@@ -316,7 +316,7 @@ func (r *Router) refusals(ctx context.Context, batch *federation.Batch, verdicts
 	out := make(map[int][]*bounce, len(rejected))
 	for _, i := range rejected {
 		it, row := &batch.Items[i], tried[batch.Rows[i]]
-		if it.Bounce != "" || it.Knock != nil {
+		if it.Bounce != "" || it.Knock != nil || it.Op != nil {
 			continue // of a bounce nobody is told, and a knock is never known to have failed
 		}
 		n := Notice{Kind: NoticeUndeliverable, ID: it.ID, Code: reason(verdicts[i].Reason), FirstTry: now, LastTry: now, Attempts: row.Attempts + 1}

@@ -9,12 +9,14 @@ import (
 	"github.com/clearbox-im/clearbox/federation"
 )
 
-// Delivery is one entry of a device's mailbox: an envelope, a notice or a knock.
+// Delivery is one entry of a device's mailbox: an envelope, a notice, a knock or
+// what became of a group.
 type Delivery struct {
 	Seq      int64 // the device's mailbox sequence, from 1, without holes at the time of writing
 	Envelope *clearbox.Envelope
 	Notice   *Notice
 	Knock    *Knock
+	Group    *GroupEvent
 
 	ref     []byte   // of a sealed envelope: goes back to its server when it expires
 	pointer *pointer // of a stored one the content of which is elsewhere
@@ -49,6 +51,7 @@ const (
 	payloadSealed   = 3
 	payloadKnock    = 4
 	payloadPointer  = 5
+	payloadGroup    = 6
 )
 
 // Lengths in bytes.
@@ -178,6 +181,9 @@ func parsePayload(b []byte) (Delivery, error) {
 		}
 		k.From = user
 		return Delivery{Knock: k}, nil
+	case payloadGroup:
+		e, err := parseGroup(&r)
+		return Delivery{Group: e}, err
 	}
 	return Delivery{}, errPayload
 }

@@ -67,6 +67,10 @@ type Options struct {
 	// Rosters tells who is in which group; nil: there are no groups.
 	Rosters Rosters
 
+	// GroupsArrived is called after what a hub tells of a group is durable
+	// (storage.Tx.GroupArrivals). It must not block.
+	GroupsArrived func()
+
 	// Organisation tells who runs a peer and in which country, for people who are
 	// asked to accept somebody there; nil: nothing is known. It must be cheap.
 	Organisation func(peer clearbox.ServerName) (controller, country string)
@@ -98,6 +102,9 @@ func (o *Options) fill() {
 	}
 	if o.Open == nil {
 		o.Open = func(*storage.Tx, int64) (clearbox.Millis, error) { return 0, nil }
+	}
+	if o.GroupsArrived == nil {
+		o.GroupsArrived = func() {}
 	}
 	if o.Organisation == nil {
 		o.Organisation = func(clearbox.ServerName) (string, string) { return "", "" }

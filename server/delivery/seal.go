@@ -141,6 +141,13 @@ func (r *Router) sealItem(key storage.KeyID, row clearbox.MessageID, it *federat
 	if !it.Group.IsZero() {
 		return r.sealGroupItem(key, row, it, nil)
 	}
+	if it.Op != nil {
+		plain, err := encodeStoredOp(it.Op, it.AcceptedAt)
+		if err != nil {
+			return storage.Sealed{}, fmt.Errorf("encode an outbox item: %w", err)
+		}
+		return storage.SealPayload(r.keys, r.opts.Random, key, payloadAD(row, 0), append([]byte{opMarker}, plain...))
+	}
 	st := storedItem{
 		Sender: it.Sender.String(), Device: uint8(it.SenderDevice), Recipient: it.Recipient.String(), At: int64(it.AcceptedAt), Token: it.Token, Ref: it.Ref,
 	}
@@ -246,6 +253,13 @@ func (r *Router) openItem(row *storage.OutboxItem) (federation.Item, error) {
 }
 
 func openPlain(row *storage.OutboxItem, plain []byte) (federation.Item, error) {
+	if len(plain) > 0 && plain[0] == opMarker {
+		op, at, err := decodeStoredOp(plain[1:])
+		if err != nil {
+			return federation.Item{}, fmt.Errorf("decode an outbox item: %w", err)
+		}
+		return federation.Item{ID: row.MessageID, AcceptedAt: at, Op: op}, nil
+	}
 	st, err := readStored(plain)
 	if err != nil {
 		return federation.Item{}, fmt.Errorf("decode an outbox item: %w", err)

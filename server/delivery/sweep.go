@@ -102,7 +102,7 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 		if len(to) == 0 {
 			continue // nobody to tell
 		}
-		if it.Bounce != "" || it.Knock != nil {
+		if it.Bounce != "" || it.Knock != nil || it.Op != nil {
 			continue // of a bounce nobody is told, and a knock ends like one without an answer
 		}
 		if n.Kind == NoticeDelayed {

@@ -225,3 +225,29 @@ func (s *Service) RemoveDevice(ctx context.Context, p auth.Principal, id clearbo
 	}
 	return nil
 }
+
+// List gives the verified device list of a person, here or elsewhere, and which of
+// its devices the account has removed since. When the one known of a person
+// elsewhere is older than version atLeast, their server is asked anew; it may still
+// be older. Errors are those of Lookup. The caller must not change the list.
+func (s *Service) List(ctx context.Context, user clearbox.UserID, atLeast int64) (*keys.DeviceList, []clearbox.DeviceID, error) {
+	if user.Server == s.server {
+		a, err := s.local(ctx, func(tx *storage.Tx) (storage.User, error) { return tx.UserByUID(user.UID) })
+		if err != nil {
+			return nil, nil, err
+		}
+		list, err := s.lists.read(a.DeviceList, user)
+		return list, a.Withdrawn, err
+	}
+	a, err := s.remoteByID(ctx, user)
+	if err == nil && a.Version < atLeast {
+		if err = s.refetch(ctx, user); err == nil {
+			a, err = s.remoteByID(ctx, user)
+		}
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	list, err := s.lists.read(a.DeviceList, user)
+	return list, a.Withdrawn, err
+}

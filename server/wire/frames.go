@@ -26,7 +26,7 @@ const (
 	FrameWelcome FrameType = "welcome"         // first: session, device, max_frame, acked, server_time
 	FrameSent    FrameType = "sent"            // ref, receipt: durable at this server
 	FrameError   FrameType = "error"           // problem, and ref if it answers a frame
-	FrameReceive FrameType = "receive_message" // seq, and envelope, notice or knock
+	FrameReceive FrameType = "receive_message" // seq, and envelope, notice, knock or group
 	FrameStatus  FrameType = "message_status"  // id, state; best effort, POST /messages/status is the truth
 	FrameOnline  FrameType = "user_online"     // user, online, and presence of users elsewhere; only of users who consented to it
 	FrameDrain   FrameType = "draining"        // retry_after: reconnect after that many milliseconds
@@ -131,10 +131,11 @@ type ServerFrame struct {
 
 	// Seq rises by at least 1 from message to message of one device. After a
 	// reconnect everything after the last acknowledged one comes again.
-	Seq      int64     `json:"seq,omitempty"`      // receive_message
-	Envelope *Envelope `json:"envelope,omitempty"` // receive_message
-	Notice   *Notice   `json:"notice,omitempty"`   // receive_message
-	Knock    *Knock    `json:"knock,omitempty"`    // receive_message
+	Seq      int64       `json:"seq,omitempty"`      // receive_message
+	Envelope *Envelope   `json:"envelope,omitempty"` // receive_message
+	Notice   *Notice     `json:"notice,omitempty"`   // receive_message
+	Knock    *Knock      `json:"knock,omitempty"`    // receive_message
+	Group    *GroupEvent `json:"group,omitempty"`    // receive_message
 
 	ID    clearbox.MessageID `json:"id,omitzero"`     // message_status
 	State MessageState       `json:"state,omitempty"` // message_status
@@ -168,12 +169,12 @@ func (s *ServerFrame) Check() error {
 	case FrameReceive:
 		f.check(s.Seq > 0, "/seq", "is required and positive")
 		n := 0
-		for _, there := range []bool{s.Envelope != nil, s.Notice != nil, s.Knock != nil} {
+		for _, there := range []bool{s.Envelope != nil, s.Notice != nil, s.Knock != nil, s.Group != nil} {
 			if there {
 				n++
 			}
 		}
-		f.check(n == 1, "/envelope", "or a notice or a knock is required")
+		f.check(n == 1, "/envelope", "or a notice, a knock or a group is required")
 	case FrameStatus:
 		f.check(s.ID != clearbox.MessageID{} && s.State != "", "/id", "is required with a state")
 	case FrameSignal:
@@ -188,6 +189,9 @@ func (s *ServerFrame) Check() error {
 	}
 	if k := s.Knock; k != nil {
 		f.check(!k.From.IsZero(), "/knock/from", "is required")
+	}
+	if g := s.Group; g != nil {
+		f.check(!g.Group.IsZero() && (len(g.Op) != 0) != g.Ended, "/group/group", "is required with an operation or an end")
 	}
 	if s.Problem != nil && s.Problem.Stale != nil {
 		f.check(!s.Problem.Stale.User.IsZero(), "/problem/stale_devices/user", "is required")

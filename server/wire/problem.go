@@ -48,6 +48,9 @@ func (p *Problem) Err() error {
 	if p.Code == clearbox.CodeGroupChanged {
 		return &clearbox.GroupChangedError{Epoch: p.Epoch}
 	}
+	if p.Code == clearbox.CodeGroupChanged {
+		return &clearbox.GroupChangedError{Epoch: p.Epoch}
+	}
 	e := &clearbox.Error{Code: p.Code, Text: p.Detail}
 	if e.Code == "" {
 		e.Code = clearbox.CodeInternal
