@@ -299,7 +299,7 @@ func TestSubmissionsAreSealedOrNot(t *testing.T) {
 	}
 }
 
-func address(t *testing.T, s string) clearbox.Address {
+func address(t testing.TB, s string) clearbox.Address {
 	t.Helper()
 	a, err := clearbox.ParseAddress(s)
 	must(t, err)

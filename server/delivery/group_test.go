@@ -59,7 +59,7 @@ func (c *circle) set(status delivery.MemberStatus, users ...clearbox.UserID) {
 func (c *circle) ref() *clearbox.GroupRef { return &clearbox.GroupRef{ID: c.id, Epoch: c.now.Epoch} }
 
 // groupWorld is a world with a group of the given people.
-func groupWorld(t *testing.T, o worldOptions) (*world, *circle) {
+func groupWorld(t testing.TB, o worldOptions) (*world, *circle) {
 	c := &circle{id: clearbox.GroupID{'g', 'r', 'o', 'u', 'p'}}
 	o.Rosters = c
 	return newWorld(t, o), c

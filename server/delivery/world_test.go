@@ -25,7 +25,7 @@ import (
 
 // world is one server with a real store and people in it.
 type world struct {
-	t      *testing.T
+	t      testing.TB
 	store  *storage.Store
 	keys   *keystore.Keystore
 	router *delivery.Router
@@ -109,7 +109,7 @@ func (k *flips) Seal(id storage.KeyID, purpose string, ad, plain []byte) ([]byte
 	return sealed, err
 }
 
-func newWorld(t *testing.T, o worldOptions) *world {
+func newWorld(t testing.TB, o worldOptions) *world {
 	t.Helper()
 	ctx := context.Background()
 	dir := t.TempDir()
@@ -161,7 +161,7 @@ func newWorld(t *testing.T, o worldOptions) *world {
 	return w
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)
@@ -246,7 +246,7 @@ func (w *world) strangerAt(server clearbox.ServerName) clearbox.UserID {
 	return user
 }
 
-func newID(t *testing.T) clearbox.MessageID {
+func newID(t testing.TB) clearbox.MessageID {
 	t.Helper()
 	id, err := clearbox.NewMessageID(rand.Reader)
 	must(t, err)
@@ -283,7 +283,7 @@ func (w *world) contents(p auth.Principal, after int64) []string {
 	return contents(w.t, m, after)
 }
 
-func contents(t *testing.T, m *delivery.Mailbox, after int64) []string {
+func contents(t testing.TB, m *delivery.Mailbox, after int64) []string {
 	t.Helper()
 	var out []string
 	for {

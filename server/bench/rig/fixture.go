@@ -32,6 +32,7 @@ type Account struct {
 	Registration uint16
 	Access       string // token; 15 minutes
 	DeviceKey    ed25519.PrivateKey
+	Identity     []byte                 // public key with its type byte
 	Token        clearbox.DeliveryToken // what messages from other servers show; zero until Tokens
 }
 
@@ -159,7 +160,7 @@ func register(ctx context.Context, service *auth.Service, server clearbox.Server
 	if err != nil {
 		return nil, err
 	}
-	a.DeviceKey = device
+	a.DeviceKey, a.Identity = device, identity.Public().Bytes()
 	upload, err := newPreKeys(identity)
 	if err != nil {
 		return nil, err

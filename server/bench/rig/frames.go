@@ -8,6 +8,8 @@ import (
 	"fmt"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/fanout"
+	"github.com/clearbox-im/clearbox/crypto/keys"
 	"github.com/clearbox-im/clearbox/server/wire"
 )
 
@@ -51,6 +53,55 @@ func NewTemplate(to *Account) (*Template, error) {
 	if err != nil {
 		return nil, err
 	}
+	return newTemplate(frame, id, content)
+}
+
+// sharedSize is the part of a group message's payload that is the ciphertext.
+const sharedSize = PayloadSize - fanout.ReceivedOverhead
+
+// NewGroupTemplate encodes a frame to all members of a group, each with one
+// device: what they receive has PayloadSize. Key material and ciphertext are
+// random but for the ciphertext's first eight bytes, which carry sender and number.
+func NewGroupTemplate(group clearbox.GroupRef, to []*Account) (*Template, error) {
+	id, err := clearbox.NewMessageID(random)
+	if err != nil {
+		return nil, err
+	}
+	multi, content, err := multi(to)
+	if err != nil {
+		return nil, err
+	}
+	frame, err := wire.AppendClientFrame(nil, wire.CBOR, &wire.ClientFrame{Type: wire.FrameSend, Ref: FirstRef, Submission: &wire.Submission{
+		ID: id, To: []wire.Recipient{}, Group: &group, Multi: multi,
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return newTemplate(frame, id, content)
+}
+
+// multi makes a message for many recipients, and gives its ciphertext too.
+func multi(to []*Account) (b, content []byte, err error) {
+	b = fanout.AppendHead(nil, len(to))
+	for _, a := range to {
+		b = fanout.AppendDevices(b, keys.AccountServiceID(a.User.String()), []fanout.Device{{ID: 1, Registration: a.Registration}})
+		material := make([]byte, fanout.MaterialSize)
+		if _, err := random.Read(material); err != nil {
+			return nil, nil, err
+		}
+		b = append(b, material...)
+	}
+	shared := make([]byte, fanout.EphemeralSize+sharedSize)
+	if _, err := random.Read(shared); err != nil {
+		return nil, nil, err
+	}
+	return append(b, shared...), shared[fanout.EphemeralSize:], nil
+}
+
+// Len is the length of the frame in bytes.
+func (t *Template) Len() int { return len(t.frame) }
+
+func newTemplate(frame []byte, id clearbox.MessageID, content []byte) (*Template, error) {
 	t := &Template{frame: frame, raw: id, id: bytes.Index(frame, []byte(id.String())), content: bytes.Index(frame, content)}
 	t.ref = bytes.Index(frame, []byte{0x63, 'r', 'e', 'f', 0x1a, 0, 1, 0, 0}) + 5
 	if t.id < 0 || t.content < 0 || t.ref < 5 {
@@ -95,6 +146,15 @@ func (e *Event) Origin() (sender, n uint32, ok bool) {
 		return 0, 0, false
 	}
 	return binary.BigEndian.Uint32(e.Content), binary.BigEndian.Uint32(e.Content[4:]), true
+}
+
+// GroupOrigin is Origin of a message to a group.
+func (e *Event) GroupOrigin() (sender, n uint32, ok bool) {
+	if len(e.Content) != PayloadSize || e.Content[0] != fanout.TypeReceived {
+		return 0, 0, false
+	}
+	c := e.Content[fanout.ReceivedOverhead:]
+	return binary.BigEndian.Uint32(c), binary.BigEndian.Uint32(c[4:]), true
 }
 
 var errCBOR = errors.New("rig: a frame of the server is not CBOR as expected")
