@@ -33,6 +33,9 @@ const (
 	itemBytes  = 96 << 10 // of records in one item; wire.MaxHistoryItem has room for the rest
 	checkPages = 4        // of the newest items, in which the head of the own chain must be
 	checkItems = 16
+
+	chainMost = 1000 // items, after which a chain begins anew with what is there then
+	dropItems = 100  // ids in one request that deletes
 )
 
 // archiveKeys are the secrets that the recovery key gives. The key itself is not
@@ -67,6 +70,10 @@ type archiveState struct {
 	// Lost tells that the server once did not have what it had taken.
 	Lost bool   `cbor:"7,keyasint,omitempty"`
 	List []byte `cbor:"8,keyasint,omitempty"` // of devices, in the newest account item
+	// Old is a chain that this one takes the place of, with OldNext items, to be
+	// deleted when all is in this one.
+	Old     []byte `cbor:"9,keyasint,omitempty"`
+	OldNext uint64 `cbor:"10,keyasint,omitempty"`
 }
 
 // itemHead is the first frame of an item of a chain.
@@ -264,14 +271,18 @@ func (b *Brain) beginBackup(ctx context.Context) (k *archiveKeys, st *archiveSta
 		if st, err = load[archiveState](tx, keyArchiveState); err != nil || st != nil {
 			return err
 		}
-		st, err = b.newChain(tx, false)
+		st, err = b.newChain(tx, nil)
 		return err
 	})
 	return k, st, err
 }
 
-func (b *Brain) newChain(tx Tx, lost bool) (*archiveState, error) {
-	st := &archiveState{Chain: make([]byte, 16), Lost: lost}
+// newChain begins with everything, in place of the chain of was, if any.
+func (b *Brain) newChain(tx Tx, was *archiveState) (*archiveState, error) {
+	st := &archiveState{Chain: make([]byte, 16)}
+	if was != nil {
+		st.Account, st.At, st.Lost, st.Old, st.OldNext = was.Account, was.At, was.Lost, was.Chain, was.Next
+	}
 	if _, err := io.ReadFull(b.opts.Random, st.Chain); err != nil {
 		return nil, err
 	}
@@ -302,11 +313,12 @@ func (b *Brain) backUp(ctx context.Context, s *self, k *archiveKeys, st *archive
 		return err
 	} else if !ok {
 		// The server was put back to an older state, or hides what it took.
-		err := b.vault.Update(ctx, func(tx Tx) (err error) {
-			st, err = b.newChain(tx, true)
+		st.Lost = true
+		if err := b.renewChain(ctx, st); err != nil {
 			return err
-		})
-		if err != nil {
+		}
+	} else if st.Next >= chainMost {
+		if err := b.renewChain(ctx, st); err != nil {
 			return err
 		}
 	}
@@ -323,6 +335,32 @@ func (b *Brain) backUp(ctx context.Context, s *self, k *archiveKeys, st *archive
 		}
 	}
 	return b.uploadAccount(ctx, s, k, st)
+}
+
+// renewChain makes st the state of a new chain.
+func (b *Brain) renewChain(ctx context.Context, st *archiveState) error {
+	return b.vault.Update(ctx, func(tx Tx) error {
+		next, err := b.newChain(tx, st)
+		if err == nil {
+			*st = *next
+		}
+		return err
+	})
+}
+
+// dropChain deletes the chain that st's took the place of.
+func (b *Brain) dropChain(ctx context.Context, st *archiveState) error {
+	for index := uint64(0); index < st.OldNext; {
+		query := url.Values{}
+		for ; index < st.OldNext && len(query["id"]) < dropItems; index++ {
+			query.Add("id", chainItem(st.Old, index))
+		}
+		if err := b.call(ctx, "DELETE", "/messages/history?"+query.Encode(), nil, nil); err != nil {
+			return err
+		}
+	}
+	st.Old, st.OldNext = nil, 0
+	return b.vault.Update(ctx, func(tx Tx) error { return save(tx, keyArchiveState, st) })
 }
 
 // dueRecords gives the next records to archive, with their marks.
@@ -478,10 +516,15 @@ func (b *Brain) uploadAccount(ctx context.Context, s *self, k *archiveKeys, st *
 		return err
 	}
 	b.changed()
-	if before == "" {
+	if before != "" {
+		if err := b.call(ctx, "DELETE", "/messages/history?id="+url.QueryEscape(before), nil, nil); err != nil {
+			return err
+		}
+	}
+	if st.Old == nil {
 		return nil
 	}
-	return b.call(ctx, "DELETE", "/messages/history?id="+url.QueryEscape(before), nil, nil)
+	return b.dropChain(ctx, st)
 }
 
 // transient tells whether a record is not for the archive: messages that disappear.

@@ -3,6 +3,7 @@ package core_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -264,11 +265,22 @@ func TestOwnDevicesShareTheArchive(t *testing.T) {
 				t.Errorf("%+v", st)
 			}
 		}
+		var texts []string
+		for i := range 6 { // either device archives first, now and then
+			texts = append(texts, fmt.Sprint("message ", i))
+			ada.send(bob, texts[i])
+			settle(5 * time.Second)
+			if err := []*person{bob, phone}[i%2].brain.BackUp(ctx); err != nil {
+				t.Fatal(err)
+			}
+			settle(time.Second)
+		}
+		settle(3 * time.Minute)
 		back, out, err := bob.recovered(key)
-		if err != nil || out.Missing || out.Messages != 1 {
+		if err != nil || out.Missing || out.Messages != 7 {
 			t.Errorf("%+v, %v", out, err)
 		}
-		want(t, "what came back", back.all(ada), []string{"one"})
+		want(t, "what came back", back.all(ada), append([]string{"one"}, texts...))
 		ada.stop()
 		bob.stop()
 		phone.stop()
@@ -316,5 +328,31 @@ func TestExportImport(t *testing.T) {
 	_, err = bob.brain.Import(ctx, bytes.NewReader(file.Bytes()), func([]byte) ([]byte, error) { return make([]byte, 32), nil })
 	if clearbox.CodeOf(err) != clearbox.CodeBadCredentials {
 		t.Errorf("another passphrase: %v", err)
+	}
+}
+
+// TestArchiveBeginsAnew: a long chain is replaced by a short one, whole.
+func TestArchiveBeginsAnew(t *testing.T) {
+	w, ada, bob := pair(t)
+	key := bob.secured()
+	for range core.ChainMost + 2 {
+		if err := core.FillTalk(ctx, bob.brain, ada.user, 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := bob.brain.BackUp(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	w.mu.Lock()
+	n := len(w.accounts[bob.user].archive)
+	w.mu.Unlock()
+	if n > 10 {
+		t.Errorf("%d items", n)
+	}
+	if st := bob.backup(); st.Lost || st.Pending != 0 {
+		t.Errorf("%+v", st)
+	}
+	if _, out, err := bob.recovered(key); err != nil || out.Missing || out.Messages != core.ChainMost+2 {
+		t.Errorf("%+v, %v", out, err)
 	}
 }

@@ -7,6 +7,9 @@ import (
 	"github.com/clearbox-im/clearbox"
 )
 
+// ChainMost is after how many items the archive begins anew.
+const ChainMost = chainMost
+
 // FillTalk puts n lines of both sides into the conversation with user.
 func FillTalk(ctx context.Context, b *Brain, user clearbox.UserID, n int) error {
 	s, err := b.me()
@@ -49,5 +52,16 @@ func Forget(ctx context.Context, b *Brain, user clearbox.UserID) error {
 			}
 		}
 		return nil
+	})
+}
+
+// SaySync tells own devices what this one has not decided.
+func SaySync(ctx context.Context, b *Brain, c SyncContact) error {
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	return b.vault.Update(ctx, func(tx Tx) error {
+		return b.enqueueSync(tx, s, &Sync{Contacts: []SyncContact{c}})
 	})
 }

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/crypto/keys"
@@ -33,7 +34,8 @@ import (
 // Sizes of linking.
 const (
 	linkPiece   = 256 << 10 // bytes of a container in one message
-	linkPreKeys = 10        // one-time prekeys of a kind that come with the reply; Run uploads the others
+	linkLinger  = time.Second
+	linkPreKeys = 10 // one-time prekeys of a kind that come with the reply; Run uploads the others
 )
 
 // Contexts of the containers.
@@ -424,7 +426,11 @@ func (h *handover) give(ctx context.Context, linker *vault.Linker) (Linked, erro
 	}
 	out := Linked{Device: h.p.Device, Name: mine.Name, Messages: messagesIn(all)}
 	// What senders wrote before they saw the list is in this device's mailbox.
-	if err := b.Drain(ctx); err != nil && !errors.Is(err, ErrRunning) {
+	err = b.Drain(ctx)
+	if errors.Is(err, ErrRunning) {
+		err = pause(ctx, linkLinger) // Run takes it in as it comes
+	}
+	if err != nil {
 		return out, err
 	}
 	var late []record
@@ -543,6 +549,7 @@ func (h *handover) enlist(ctx context.Context, mine *reply) ([]byte, error) {
 		if clearbox.DeviceID(l.NextID()) != h.p.Device {
 			return clearbox.Errorf(clearbox.CodeConflict, "another device was linked meanwhile: begin again")
 		}
+		strike(l, now, h.s.Withdrawn)
 		l.Devices = append(l.Devices, keys.DeviceEntry{ID: uint8(h.p.Device), Registration: mine.Registration, Key: mine.Key, Added: now})
 		return nil
 	}, added)

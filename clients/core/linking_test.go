@@ -3,8 +3,8 @@ package core_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -298,4 +298,163 @@ func TestUnusedDeviceIsStruck(t *testing.T) {
 	})
 }
 
-var _ = fmt.Sprint
+// TestLinkLosesRequests: requests and answers get lost on the way.
+func TestLinkLosesRequests(t *testing.T) {
+	for _, kind := range []string{"lost", "unheard"} {
+		synctest.Test(t, func(t *testing.T) {
+			w, ada, bob := pair(t)
+			if err := core.FillTalk(ctx, bob.brain, ada.user, 3000); err != nil {
+				t.Fatal(err)
+			}
+			n := 0
+			w.setFault(func(method, path string) string {
+				if n++; strings.HasPrefix(path, "/devices/link/") && !strings.HasSuffix(path, "/session") && n%3 == 0 {
+					return kind
+				}
+				return ""
+			})
+			phone := bob.linked()
+			if n := len(phone.all(ada)); n != 3000 {
+				t.Errorf("%s: %d messages", kind, n)
+			}
+		})
+	}
+}
+
+// TestLinkBreaksOff: in the middle of the history the network is gone. Nothing has
+// changed, and another attempt works.
+func TestLinkBreaksOff(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, ada, bob := pair(t)
+		if err := core.FillTalk(ctx, bob.brain, ada.user, 5000); err != nil {
+			t.Fatal(err)
+		}
+		said := 0
+		w.setFault(func(method, path string) string {
+			if method == "POST" && strings.HasSuffix(path, "/old") {
+				said++
+			}
+			if said > 4 && strings.HasPrefix(path, "/devices/link/") {
+				return "lost"
+			}
+			return ""
+		})
+		fresh := bob.blank()
+		if _, _, err := bob.linking(fresh, true); err == nil || fresh.brain.HasAccount() {
+			t.Errorf("linked over a broken wire: %v", err)
+		}
+		w.setFault(nil)
+		w.mu.Lock()
+		devices := len(w.accounts[bob.user].parsed.Active())
+		w.mu.Unlock()
+		if devices != 1 {
+			t.Errorf("%d devices are on the list", devices)
+		}
+		if n := len(bob.linked().all(ada)); n != 5000 {
+			t.Errorf("%d messages at last", n)
+		}
+	})
+}
+
+// TestGhostDevice: the own server lists a device that the root key did not sign, or
+// forgets one that it did: neither is believed.
+func TestGhostDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, ada, bob := pair(t)
+		phone := bob.linked()
+		eve := newPerson(t, w, "eve@b.test").join()
+		w.mu.Lock()
+		acc := w.accounts[bob.user]
+		list, parsed := acc.list, acc.parsed
+		acc.list = w.accounts[eve.user].list
+		w.mu.Unlock()
+		if _, err := bob.brain.Devices(ctx); clearbox.CodeOf(err) != clearbox.CodeBadSignature {
+			t.Errorf("another account's list: %v", err)
+		}
+		ghost := altered(list)
+		w.mu.Lock()
+		acc.list = ghost
+		w.mu.Unlock()
+		if _, err := bob.brain.Devices(ctx); clearbox.CodeOf(err) != clearbox.CodeBadSignature {
+			t.Errorf("an altered list: %v", err)
+		}
+		w.mu.Lock()
+		acc.list, acc.parsed = list, parsed
+		w.mu.Unlock()
+		ada.start()
+		bob.start()
+		phone.start()
+		settle(time.Second)
+		bob.send(ada, "to ada and the phone alone")
+		settle(5 * time.Second)
+		want(t, "the phone has", phone.all(ada), []string{"me: to ada and the phone alone"})
+		ada.stop()
+		bob.stop()
+		phone.stop()
+	})
+}
+
+// TestRemovedDeviceIsNotHeard: a device that is off the list decides nothing any
+// more, even if the server goes on delivering what it says; nor does anybody else.
+func TestRemovedDeviceIsNotHeard(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, ada, bob := pair(t)
+		ada.start()
+		bob.start()
+		ada.send(bob, "hello")
+		settle(5 * time.Second)
+		bob.stop()
+		phone := bob.linked()
+		w.mu.Lock()
+		device := w.accounts[bob.user].devices[2]
+		w.mu.Unlock()
+		if err := bob.brain.RemoveDevice(ctx, 2); err != nil {
+			t.Fatal(err)
+		}
+		w.mu.Lock()
+		w.accounts[bob.user].devices[2] = device // a hostile server
+		w.mu.Unlock()
+		bob.start()
+		if err := core.SaySync(ctx, phone.brain, core.SyncContact{User: ada.user, Blocked: true, Trust: core.TrustUnverified, At: 1 << 50}); err != nil {
+			t.Fatal(err)
+		}
+		phone.start()
+		settle(time.Minute)
+		phone.stop()
+		sync := core.Content{Kind: core.KindSync, Sync: &core.Sync{Contacts: []core.SyncContact{{User: ada.user, Blocked: true, Trust: core.TrustUnverified, At: 1 << 50}}}}
+		if err := core.SendContent(ctx, ada.brain, bob.user, sync); err != nil {
+			t.Fatal(err)
+		}
+		settle(time.Minute)
+		if c := bob.contact(ada.user.String()); c.Blocked {
+			t.Error("somebody else decided")
+		}
+		ada.stop()
+		bob.stop()
+	})
+}
+
+// TestNobodyToTell: what was to be told to a device that is gone does not stay in
+// the queue.
+func TestNobodyToTell(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, ada, bob := pair(t)
+		bob.linked()
+		bob.contact("ada@a.test")
+		if err := bob.brain.Accept(ctx, ada.user); err != nil {
+			t.Fatal(err)
+		}
+		if st, _ := bob.brain.Status(ctx); st.Queued == 0 {
+			t.Error("nothing is to be told")
+		}
+		if err := bob.brain.RemoveDevice(ctx, 2); err != nil {
+			t.Fatal(err)
+		}
+		bob.start()
+		settle(time.Minute)
+		if st, _ := bob.brain.Status(ctx); st.Queued != 0 {
+			t.Errorf("%d are in the queue", st.Queued)
+		}
+		bob.stop()
+	})
+}

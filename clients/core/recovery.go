@@ -2,6 +2,7 @@ package core
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
@@ -66,6 +67,9 @@ func (b *Brain) Recover(ctx context.Context, r Recovery) (Recovered, error) {
 		return Recovered{}, ErrNothingArchived
 	}
 	re.compare()
+	if err := re.write(ctx); err != nil {
+		return Recovered{}, err
+	}
 	s, err := re.enlist(ctx, r.DeviceName)
 	if err != nil {
 		return Recovered{}, err
@@ -79,9 +83,11 @@ func (b *Brain) Recover(ctx context.Context, r Recovery) (Recovered, error) {
 
 // chain is one device's part of the archive, as far as it was read.
 type chain struct {
-	next   uint64
-	head   []byte
-	broken bool
+	next    uint64
+	head    []byte
+	at      clearbox.Millis // of its newest item
+	broken  bool
+	records map[string][]byte // as the items leave them; nil if deleted
 }
 
 // restoring is one recovery.
@@ -93,6 +99,7 @@ type restoring struct {
 	chains  map[string]*chain
 	all     []*accountItem
 	account *accountItem // with the newest list
+	order   uint64       // the last that was given
 	out     Recovered
 }
 
@@ -110,9 +117,7 @@ func (re *restoring) fetch(ctx context.Context) error {
 			case strings.HasPrefix(it.ID, itemAccount):
 				re.readAccount(it)
 			case strings.HasPrefix(it.ID, itemChain):
-				if err := re.readItem(ctx, it); err != nil {
-					return err
-				}
+				re.readItem(it)
 			}
 		}
 		if page.Next == "" {
@@ -156,29 +161,29 @@ func (re *restoring) readAccount(it *wire.HistoryItem) {
 }
 
 // readItem takes one item of a chain, if it follows the one before.
-func (re *restoring) readItem(ctx context.Context, it *wire.HistoryItem) error {
+func (re *restoring) readItem(it *wire.HistoryItem) {
 	r, err := vault.NewReader(bytes.NewReader(it.Body))
 	if err == nil {
 		err = r.Open(re.keys.Archive, itemContext(re.user, it.ID))
 	}
 	if err != nil {
-		return nil // under another key, or nothing at all: a hole in its chain, if it was part of one
+		return // under another key, or nothing at all: a hole in its chain, if it was part of one
 	}
 	name, _, _ := strings.Cut(it.ID[len(itemChain):], "_")
 	c := re.chains[name]
 	if c == nil {
-		c = new(chain)
+		c = &chain{records: map[string][]byte{}}
 		re.chains[name] = c
 	}
 	frame, err := r.Next()
 	if err != nil {
 		c.broken = true
-		return nil
+		return
 	}
 	head, err := parse[itemHead](frame)
 	if err != nil || hex.EncodeToString(head.Chain) != name || head.Index != c.next || !bytes.Equal(head.Before, c.head) {
 		c.broken = true
-		return nil
+		return
 	}
 	var all []record
 	err = readRecords(r, func(batch []record) error {
@@ -187,16 +192,88 @@ func (re *restoring) readItem(ctx context.Context, it *wire.HistoryItem) error {
 	})
 	if err != nil {
 		c.broken = true
-		return nil
+		return
+	}
+	for _, one := range all {
+		c.records[one.Key] = one.Value
 	}
 	sum := sha256.Sum256(it.Body)
-	c.next, c.head = c.next+1, sum[:]
+	c.next, c.head, c.at = c.next+1, sum[:], head.At
 	re.out.At = max(re.out.At, head.At)
-	return re.b.vault.Update(ctx, func(tx Tx) error {
-		n, err := takeIn(quiet(tx), all, true)
-		re.out.Messages += n
-		return err
-	})
+}
+
+// write puts what all chains have into the vault: each message once, in the order
+// in which it was stored, whichever device did so; of the rest, what the device that
+// archived last has.
+func (re *restoring) write(ctx context.Context) error {
+	chains := make([]*chain, 0, len(re.chains))
+	for _, c := range re.chains {
+		chains = append(chains, c)
+	}
+	slices.SortFunc(chains, func(x, y *chain) int { return cmp.Compare(x.at, y.at) })
+	type named struct {
+		conversation, sender string
+		id                   clearbox.MessageID
+	}
+	rest := map[string][]byte{}
+	seen := map[named]*Message{}
+	var lines []*Message
+	for _, c := range chains {
+		for key, value := range c.records {
+			if !strings.HasPrefix(key, prefixMsg) {
+				rest[key] = value
+				continue
+			}
+			if value == nil {
+				continue
+			}
+			m, err := parse[Message](value)
+			if err != nil {
+				return err
+			}
+			who := named{uuidOf(prefixMsg, key), uuidOfUser(m.Sender), m.ID}
+			if m.ID == (clearbox.MessageID{}) { // a note: its moment tells it from others
+				who.id, who.sender = clearbox.MessageID{}, fmt.Sprint(m.Kind, m.Stored)
+			}
+			if was := seen[who]; was != nil {
+				order, stored := was.Order, was.Stored
+				*was = *m
+				was.Order, was.Stored = order, min(stored, m.Stored)
+				continue
+			}
+			seen[who] = m
+			lines = append(lines, m)
+		}
+	}
+	slices.SortFunc(lines, func(x, y *Message) int { return cmp.Or(cmp.Compare(x.Stored, y.Stored), cmp.Compare(x.Order, y.Order)) })
+	var all []record
+	for key, value := range rest {
+		if value != nil {
+			all = append(all, record{key, value})
+		}
+	}
+	for i, m := range lines {
+		m.Order = uint64(i + 1)
+		value, err := recordOut.Marshal(m)
+		if err != nil {
+			return err
+		}
+		all = append(all, record{messageKey(m.In().key(), m.Order), value})
+	}
+	re.order = uint64(len(lines))
+	for len(all) > 0 {
+		var batch []record
+		batch, all = cut(all, takeBatch)
+		err := re.b.vault.Update(ctx, func(tx Tx) error {
+			n, err := takeIn(quiet(tx), batch, true)
+			re.out.Messages += n
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // compare holds what was read against what the account items say was uploaded.
@@ -274,16 +351,12 @@ func (re *restoring) enlist(ctx context.Context, name string) (*self, error) {
 		return nil, err
 	}
 	err = b.vault.Update(ctx, func(tx Tx) error {
-		var last uint64
-		for _, one := range re.all {
-			last = max(last, one.Order)
-		}
 		if re.account.Token != nil {
 			if err := save(tx, keyOwnToken, ownToken{Token: re.account.Token}); err != nil {
 				return err
 			}
 		}
-		return errors.Join(save(tx, keyAccount, a), setCount(tx, keyOrder, nextGeneration(last)), re.keys.adopt(tx))
+		return errors.Join(save(tx, keyAccount, a), setCount(tx, keyOrder, nextGeneration(re.order)), re.keys.adopt(tx))
 	})
 	if err == nil {
 		b.setSelf(s)

@@ -97,6 +97,9 @@ func (w *world) say(r *linkRoom, s *session, side string, body []byte) error {
 	if s != nil && side == "old" {
 		r.account = s.user
 	}
+	if int(in.N) == len(r.said[side]) {
+		return nil // the answer was lost
+	}
 	if int(in.N) != len(r.said[side])+1 {
 		return refusal(clearbox.CodeConflict)
 	}
