@@ -49,7 +49,7 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"server": scriptServer, "peer": scriptPeer, "admin": scriptAdmin, "settled": scriptSettled,
-			"field": scriptField, "edit": scriptEdit, "secret": scriptSecret, "long": scriptLong, "interrupted": scriptInterrupted,
+			"field": scriptField, "edit": scriptEdit, "secret": scriptSecret, "long": scriptLong, "interrupted": scriptInterrupted, "fill": scriptFill,
 		},
 	})
 }

@@ -199,13 +199,20 @@ func TestLinkTenThousand(t *testing.T) {
 // TestMaxDevices: an account has eight devices, and the ninth is refused in words.
 func TestMaxDevices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		_, _, bob := pair(t)
+		w, _, bob := pair(t)
 		for range 7 {
 			bob.linked()
 		}
 		_, _, err := bob.linking(bob.blank(), true)
 		if !hasCode(err, clearbox.CodeQuota) {
 			t.Errorf("a ninth device: %v", err)
+		}
+		w.mu.Lock() // one is withdrawn: there is room again, in the list too
+		delete(w.accounts[bob.user].devices, 5)
+		w.accounts[bob.user].withdrawn = []int{5}
+		w.mu.Unlock()
+		if own, _, err := bob.linking(bob.blank(), true); err != nil || own.Device != 9 {
+			t.Errorf("in place of one that was withdrawn: %+v, %v", own, err)
 		}
 	})
 }
@@ -249,6 +256,10 @@ func TestOwnDevicesAgree(t *testing.T) {
 				t.Errorf("on device %d, %d lines are new still", i+1, len(left))
 			}
 		}
+		stranger := clearbox.UserID{UID: "aaaqeayeaudaocajbifqydiob4", Server: "c.test"}
+		w.mu.Lock() // blocked by a device that has not told of it
+		w.accounts[bob.user].blocks = []clearbox.UserID{stranger}
+		w.mu.Unlock()
 		if err := bob.brain.Block(ctx, ada.user); err != nil {
 			t.Fatal(err)
 		}
@@ -261,7 +272,7 @@ func TestOwnDevicesAgree(t *testing.T) {
 		w.mu.Lock()
 		blocks, sent := len(w.accounts[bob.user].blocks), len(w.accounts[bob.user].sent)
 		w.mu.Unlock()
-		if blocks != 1 {
+		if blocks != 2 {
 			t.Errorf("the server knows %d blocks", blocks)
 		}
 		settle(10 * time.Minute)
