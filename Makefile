@@ -10,7 +10,7 @@ BROWSER := ./clients/core/... ./crypto/curve ./crypto/keys ./crypto/chain ./cryp
 # The race detector needs cgo and a C compiler; without one the tests run without it and say so.
 RACE    := $(shell command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 && echo -race)
 FUZZTIME ?= 10s
-S ?= local,offline,idle,fed,fed-h3,fed-backlog,fed-trouble,group,cold
+S ?= local,offline,idle,fed,fed-h3,fed-backlog,fed-trouble,group,media,cold
 T ?= kill9,outage,clock,replay,timing,receipts,weather,faults,halfopen,diskfull,malformed,slow,leaks,model,powercut
 
 .PHONY: help build demo test check fuzz interop bench reliability wasm-size wasm-test dist install clean generate

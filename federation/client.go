@@ -296,14 +296,18 @@ func (c *Client) exchange(t Target, req *http.Request, limit int64) (int, http.H
 		return 0, nil, nil, unreachable(err)
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, limit+1))
-	if err != nil {
-		return 0, nil, nil, unreachable(err)
-	}
-	if int64(len(body)) > limit {
+	if resp.ContentLength > limit {
 		return 0, nil, nil, fault(FaultLength)
 	}
-	return resp.StatusCode, resp.Header, body, nil
+	// What says how long it is gets its room at once.
+	body := bytes.NewBuffer(make([]byte, 0, max(resp.ContentLength, 0)+bytes.MinRead))
+	if _, err := body.ReadFrom(io.LimitReader(resp.Body, limit+1)); err != nil {
+		return 0, nil, nil, unreachable(err)
+	}
+	if int64(body.Len()) > limit {
+		return 0, nil, nil, fault(FaultLength)
+	}
+	return resp.StatusCode, resp.Header, body.Bytes(), nil
 }
 
 func unreachable(err error) error {

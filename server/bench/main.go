@@ -28,7 +28,7 @@ import (
 
 func main() {
 	var b bench
-	scenarios := flag.String("scenarios", "local,offline,idle,fed,fed-h3,fed-backlog,fed-trouble,group,cold", "which to run, separated by commas; calib always runs")
+	scenarios := flag.String("scenarios", "local,offline,idle,fed,fed-h3,fed-backlog,fed-trouble,group,media,cold", "which to run, separated by commas; calib always runs")
 	flag.StringVar(&b.binary, "clearbox", "bin/clearbox", "the binary to drive")
 	flag.StringVar(&b.parent, "dir", "tmp", "folder for the servers' data, on a real disk; what is made below it is removed")
 	flag.IntVar(&b.runs, "runs", 3, "runs per scenario, of which the median counts")
@@ -60,7 +60,7 @@ type bench struct {
 func (b *bench) run(ctx context.Context, scenarios []string) error {
 	known := map[string]func(context.Context) error{
 		"local": b.local, "group": b.group, "offline": b.offline, "idle": b.idle, "fed": b.fed, "fed-h3": b.fedH3,
-		"fed-backlog": b.fedBacklog, "fed-trouble": b.fedTrouble, "cold": b.cold, "calib": func(context.Context) error { return nil },
+		"fed-backlog": b.fedBacklog, "fed-trouble": b.fedTrouble, "media": b.media, "cold": b.cold, "calib": func(context.Context) error { return nil },
 	}
 	for _, s := range scenarios {
 		if known[s] == nil {

@@ -103,6 +103,30 @@ func (c *Client) Do(ctx context.Context, method, path, token string, in, out any
 	return wire.DecodeAnswer(wire.JSON, data, out)
 }
 
+// Stream carries one request with a body and headers of any kind. The answer's
+// body is the caller's to read and close. Anything but a 2xx status is a
+// *StatusError.
+func (c *Client) Stream(ctx context.Context, method, path, token string, header map[string]string, body io.Reader) (*http.Response, error) {
+	req, err := http.NewRequestWithContext(ctx, method, c.base+path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Authorization", "Bearer "+token)
+	for name, value := range header {
+		req.Header.Set(name, value)
+	}
+	res, err := c.http.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	if res.StatusCode/100 != 2 {
+		defer res.Body.Close()
+		problem, _ := io.ReadAll(io.LimitReader(res.Body, 2048))
+		return nil, &StatusError{Status: res.StatusCode, Body: problem}
+	}
+	return res, nil
+}
+
 // Login begins a new session of a's device and stores its token in a.
 func (c *Client) Login(ctx context.Context, a *Account) error {
 	at := clearbox.Millis(time.Now().UnixMilli())

@@ -52,6 +52,9 @@ func (d *demo) play(ctx context.Context) error {
 	if err := d.alice.receive(ctx, d.bob, 1); err != nil {
 		return err
 	}
+	if err := d.carry(ctx); err != nil {
+		return err
+	}
 	waiting, err := d.outages(ctx)
 	if err != nil {
 		return err
