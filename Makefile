@@ -13,7 +13,7 @@ FUZZTIME ?= 10s
 S ?= local,offline,idle,fed,fed-h3,fed-backlog,fed-trouble,group,media,cold
 T ?= kill9,outage,clock,replay,timing,receipts,weather,faults,halfopen,diskfull,malformed,slow,leaks,model,powercut
 
-.PHONY: help build demo test check fuzz interop bench reliability wasm-size wasm-test dist install clean generate
+.PHONY: help build demo test check fuzz interop bench bench-client reliability wasm-size wasm-test dist install clean generate
 
 help: ## list the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -54,6 +54,14 @@ bench: build ## load the real server over real sockets; S=local,fed picks scenar
 
 reliability: build ## the long tests; T=kill9,powercut picks some
 	$(GO) run ./server/bench/reliability -clearbox bin/clearbox -cbx bin/cbx -tests $(T)
+
+bench-client: ## pairs of encrypting and decrypting a second and core, native and as WebAssembly in Node; size of the module
+	@mkdir -p bin
+	CGO_ENABLED=0 $(GO) build -trimpath -o bin/pairs ./clients/pairs
+	GO=$(GO) clients/web/wasm/build.sh bin/pairs.wasm ./clients/pairs
+	@bin/pairs
+	@"$$($(GO) env GOROOT)/lib/wasm/go_js_wasm_exec" bin/pairs.wasm
+	@clients/web/wasm/size.sh
 
 wasm-size: ## size of the client brain as WebAssembly
 	@clients/web/wasm/size.sh

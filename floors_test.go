@@ -79,6 +79,7 @@ var floors = map[string]int{
 	"clients/cbx/picture":           35,
 	"clients/cbx/network":           35,
 	"clients/cbx":                   40,
+	"clients/pairs":                 40,
 	"clients/web/wasm":              40,
 }
 

@@ -8,7 +8,7 @@ done
 cd "$(dirname "$0")"
 out=$(mktemp -d)
 trap 'rm -rf "$out"' EXIT
-GOOS=js GOARCH=wasm "${GO:-go}" build -buildvcs=false -ldflags='-s -w' -trimpath -o "$out/brain.wasm" .
+./build.sh "$out/brain.wasm" .
 node -e '
 const fs = require("fs"), zlib = require("zlib");
 const raw = fs.readFileSync(process.argv[1]);
