@@ -4,8 +4,12 @@ import (
 	"context"
 	"crypto/aes"
 	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
 	"errors"
 	"fmt"
+	"hash"
 	"io"
 	"unicode"
 	"unicode/utf8"
@@ -26,7 +30,7 @@ type Card struct {
 // goes to contacts alone. Who is blocked does not learn the next key.
 type SealedProfile struct {
 	Key    []byte `cbor:"1,keyasint"` // 32 bytes
-	Sealed []byte `cbor:"2,keyasint"` // 12 bytes of nonce, and the Card under AES-256-GCM
+	Sealed []byte `cbor:"2,keyasint"` // salt, the Card under AES-256-CTR, HMAC-SHA-256 of both
 }
 
 const profileKeySize = 32
@@ -52,45 +56,63 @@ func (c *Card) check() error {
 	return nil
 }
 
-// cardCipher binds a Card to the account that it is of.
-func cardCipher(key []byte, of clearbox.UserID) (cipher.AEAD, []byte, error) {
-	block, err := aes.NewCipher(key)
+// Sizes of a sealed Card besides its ciphertext, in bytes.
+const (
+	cardSalt = 16
+	cardMAC  = sha256.Size
+)
+
+// cardKeys gives what a Card of an account is encrypted and authenticated with,
+// for one salt.
+func cardKeys(key, salt []byte, of clearbox.UserID) (stream cipher.Stream, mac hash.Hash, err error) {
+	b, err := hkdf.Key(sha256.New, key, salt, "clearbox profile\x00"+of.String(), 32+aes.BlockSize+32) // RFC 5869
 	if err != nil {
 		return nil, nil, err
 	}
-	aead, err := cipher.NewGCM(block)
-	return aead, []byte("clearbox profile\x00" + of.String()), err
+	block, err := aes.NewCipher(b[:32])
+	if err != nil {
+		return nil, nil, err
+	}
+	return cipher.NewCTR(block, b[32:32+aes.BlockSize]), hmac.New(sha256.New, b[32+aes.BlockSize:]), nil
 }
 
 func (o *ownCard) seal(random io.Reader, of clearbox.UserID) (*SealedProfile, error) {
-	aead, label, err := cardCipher(o.Key, of)
-	if err != nil {
-		return nil, err
-	}
 	plain, err := recordOut.Marshal(o.Card)
 	if err != nil {
 		return nil, err
 	}
-	nonce := make([]byte, aead.NonceSize(), aead.NonceSize()+len(plain)+aead.Overhead())
-	if _, err := io.ReadFull(random, nonce); err != nil {
+	out := make([]byte, cardSalt+len(plain), cardSalt+len(plain)+cardMAC)
+	if _, err := io.ReadFull(random, out[:cardSalt]); err != nil {
 		return nil, err
 	}
-	return &SealedProfile{Key: o.Key, Sealed: aead.Seal(nonce, nonce, plain, label)}, nil
+	stream, mac, err := cardKeys(o.Key, out[:cardSalt], of)
+	if err != nil {
+		return nil, err
+	}
+	stream.XORKeyStream(out[cardSalt:], plain)
+	mac.Write(out)
+	return &SealedProfile{Key: o.Key, Sealed: mac.Sum(out)}, nil
 }
+
+// errCard is a profile that is not its sender's.
+var errCard = errors.New("core: a profile that does not verify")
 
 // open gives the Card of a person; an error if it is not theirs.
 func (p *SealedProfile) open(of clearbox.UserID) (*Card, error) {
-	aead, label, err := cardCipher(p.Key, of)
+	n := len(p.Sealed) - cardMAC
+	if n < cardSalt {
+		return nil, errCard
+	}
+	stream, mac, err := cardKeys(p.Key, p.Sealed[:cardSalt], of)
 	if err != nil {
 		return nil, err
 	}
-	if len(p.Sealed) < aead.NonceSize() {
-		return nil, errors.New("core: a profile that is cut short")
+	mac.Write(p.Sealed[:n])
+	if !hmac.Equal(mac.Sum(nil), p.Sealed[n:]) {
+		return nil, errCard
 	}
-	plain, err := aead.Open(nil, p.Sealed[:aead.NonceSize()], p.Sealed[aead.NonceSize():], label)
-	if err != nil {
-		return nil, err
-	}
+	plain := make([]byte, n-cardSalt)
+	stream.XORKeyStream(plain, p.Sealed[cardSalt:n])
 	c, err := parse[Card](plain)
 	if err != nil {
 		return nil, err

@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"slices"
+	"sort"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -168,7 +169,7 @@ func (b *Brain) Conversations(ctx context.Context) (out []Conversation, err erro
 			c.Unshown = unshown[key]
 			out = append(out, *c)
 		}
-		slices.SortFunc(out, func(x, y Conversation) int { return int(int64(y.Last.Order) - int64(x.Last.Order)) })
+		sort.Slice(out, func(i, j int) bool { return out[i].Last.Order > out[j].Last.Order })
 		return nil
 	})
 	return out, err

@@ -1,9 +1,8 @@
 package core
 
 import (
-	"cmp"
 	"context"
-	"slices"
+	"sort"
 
 	"github.com/clearbox-im/clearbox"
 )
@@ -82,7 +81,7 @@ func (b *Brain) Events(ctx context.Context) (out []Event, err error) {
 			}
 			out = append(out, shown)
 		}
-		slices.SortFunc(out, func(x, y Event) int { return cmp.Compare(x.Order, y.Order) })
+		sort.Slice(out, func(i, j int) bool { return out[i].Order < out[j].Order }) // slices.SortFunc would be compiled for each large type
 		return nil
 	})
 	return out, err

@@ -2,7 +2,7 @@ package core
 
 import (
 	"context"
-	"slices"
+	"sort"
 	"strings"
 
 	"github.com/clearbox-im/clearbox"
@@ -50,7 +50,7 @@ func (b *Brain) Search(ctx context.Context, q Search) (out []Message, err error)
 				out = append(out, *m)
 			}
 		}
-		slices.SortFunc(out, func(x, y Message) int { return int(int64(y.Order) - int64(x.Order)) })
+		sort.Slice(out, func(i, j int) bool { return out[i].Order > out[j].Order })
 		out = out[:min(len(out), q.Limit)]
 		return nil
 	})
