@@ -92,8 +92,8 @@ func TestFollower(t *testing.T) {
 	}
 }
 
-// Without the hub the membership stands still, and nothing else.
-func TestHubAway(t *testing.T) {
+// Threat 16: without the hub the membership stands still, and nothing else.
+func TestThreat16HubWithholds(t *testing.T) {
 	f := follow(t)
 	f.hub, f.history = nil, nil
 	leave := f.next(f.alice, chain.Remove{Members: []chain.Member{f.alice.opening.Member}})
@@ -127,30 +127,115 @@ func TestHubAway(t *testing.T) {
 	}
 }
 
-// What a hostile hub tells is refused for its own reason; the membership is frozen,
-// an operator told, and messages go on among those who were known.
-func TestHostileHub(t *testing.T) {
-	told := func(f *followed, raw []byte, who ...*member) {
-		f.tell(federation.GroupOp{Group: f.id, Op: raw, Openings: openings(who...)})
-	}
-	for name, c := range map[string]struct {
-		run  func(f *followed)
-		kind federation.Alert
-	}{
+// told brings an operation from the hub with the openings of those whom it adds.
+func (f *followed) told(raw []byte, who ...*member) {
+	f.tell(federation.GroupOp{Group: f.id, Op: raw, Openings: openings(who...)})
+}
+
+// treason is something that a hostile hub does, and what an operator is told.
+type treason struct {
+	run  func(f *followed)
+	kind federation.Alert
+}
+
+// Threat 15: what a hostile hub makes up is refused, each for its own reason; the
+// membership is frozen, an operator told, and messages go on among those who were
+// known.
+func TestThreat15HubAddsAMember(t *testing.T) {
+	suffer(t, map[string]treason{
 		"forged add: signed by a key that is nobody's": {func(f *followed) {
 			key := f.PersonAt("x", there).Devices[1]
-			told(f, f.nextWith(f.owner, key, invite(1, f.dave)), f.dave)
+			f.told(f.nextWith(f.owner, key, invite(1, f.dave)), f.dave)
 		}, federation.AlertGroupInvalid},
 		"swapped bytes": {func(f *followed) {
 			raw := slices.Clone(f.next(f.owner, chain.SetInfo{Sealed: []byte("x")}))
 			raw[len(raw)-70] ^= 1
-			told(f, raw)
+			f.told(raw)
 		}, federation.AlertGroupInvalid},
+		"by a lower role": {func(f *followed) {
+			f.told(f.next(f.carol, chain.Remove{Members: []chain.Member{f.alice.opening.Member}}))
+		}, federation.AlertGroupInvalid},
+		"without openings": {func(f *followed) {
+			f.told(f.next(f.owner, invite(1, f.dave)))
+		}, federation.AlertGroupInvalid},
+		"opening of another": {func(f *followed) {
+			f.told(f.next(f.owner, invite(1, f.dave)), f.carol)
+		}, federation.AlertGroupInvalid},
+		"opening with another salt": {func(f *followed) {
+			raw := f.next(f.owner, invite(1, f.dave))
+			f.dave.opening.Salt[3] ^= 1
+			f.told(raw, f.dave)
+		}, federation.AlertGroupInvalid},
+		"swapped identity of somebody here": {func(f *followed) {
+			f.dave.opening.Identity = f.carol.opening.Identity
+			f.told(f.next(f.owner, invite(1, f.dave)), f.dave)
+		}, federation.AlertGroupInvalid},
+		"swapped identity of somebody elsewhere": {func(f *followed) {
+			erin := f.elsewhere("erin", there)
+			erin.opening.Identity = f.carol.opening.Identity
+			f.told(f.next(f.owner, invite(1, erin)), erin)
+		}, federation.AlertGroupInvalid},
+		"ghost member": {func(f *followed) {
+			ghost := f.world.member(f.PersonAt("ghost", there), f.owner.who)
+			f.told(f.next(f.owner, invite(1, ghost)), ghost)
+		}, federation.AlertGroupInvalid},
+		"ghost device accepts": {func(f *followed) {
+			erin := f.elsewhere("erin", there)
+			f.hear(f.owner, invite(1, erin), erin)
+			f.told(f.nextWith(erin, f.PersonAt("x", there).Devices[1], chain.Accept{}))
+		}, federation.AlertGroupInvalid},
+		"ghost device is introduced": {func(f *followed) {
+			f.told(f.nextWith(f.carol, f.PersonAt("x", there).Devices[1], chain.Introduce{}))
+		}, federation.AlertGroupInvalid},
+		"by a removed device": {func(f *followed) {
+			f.owner.AddDevice(2)
+			f.owner.DropDevice(1)
+			f.publish(f.owner.Person)
+			f.Clock.Fly(2 * time.Hour) // what was looked up before is old
+			f.told(f.next(f.owner, chain.SetInfo{Sealed: []byte("x")}))
+		}, federation.AlertGroupInvalid},
+		"replayed accept": {func(f *followed) {
+			f.hear(f.owner, chain.Remove{Members: []chain.Member{f.carol.opening.Member}})
+			f.told(f.next(f.carol, chain.Accept{}))
+		}, federation.AlertGroupInvalid},
+		"somebody of a server that the policy excludes": {func(f *followed) {
+			p := rules()
+			p.Servers = []string{string(home), string(there)}
+			f.hear(f.owner, chain.SetPolicy{Policy: p})
+			erin := f.elsewhere("erin", "c.test")
+			f.told(f.next(f.owner, invite(1, erin)), erin)
+		}, federation.AlertGroupInvalid},
+		"somebody of a country that the policy excludes": {func(f *followed) {
+			p := rules()
+			p.Countries = []string{"AT", "DE"}
+			f.hear(f.owner, chain.SetPolicy{Policy: p})
+			f.country["c.test"] = "US"
+			erin := f.elsewhere("erin", "c.test")
+			f.told(f.next(f.owner, invite(1, erin)), erin)
+		}, federation.AlertGroupInvalid},
+		"a policy against a member": {func(f *followed) {
+			p := rules()
+			p.Countries = []string{"DE"}
+			f.told(f.next(f.owner, chain.SetPolicy{Policy: p}))
+		}, federation.AlertGroupInvalid},
+		"an answer about another operation": {func(f *followed) {
+			f.hub = func(federation.GroupOp) (uint64, [32]byte, error) { return 5, [32]byte{1}, nil }
+			err := f.submit(f.story, f.alice, f.next(f.alice, chain.Remove{Members: []chain.Member{f.alice.opening.Member}}))
+			if clearbox.CodeOf(err) != clearbox.CodeGroupFrozen {
+				f.world.T.Errorf("the device is told %v", err)
+			}
+		}, federation.AlertGroupInvalid},
+	})
+}
+
+// Threat 16: two histories of one group are noticed by whoever knows one of them.
+func TestThreat16HubForks(t *testing.T) {
+	suffer(t, map[string]treason{
 		"fork: another operation for an epoch that is over": {func(f *followed) {
 			before := f.state
 			f.hear(f.owner, chain.SetInfo{Sealed: []byte("one")})
 			f.state = before
-			told(f, f.next(f.owner, chain.SetInfo{Sealed: []byte("two")}))
+			f.told(f.next(f.owner, chain.SetInfo{Sealed: []byte("two")}))
 		}, federation.AlertGroupFork},
 		"fork: the next operation follows another history": {func(f *followed) {
 			before := f.state
@@ -164,82 +249,13 @@ func TestHostileHub(t *testing.T) {
 				f.world.T.Fatal(err)
 			}
 			f.state = other
-			told(f, f.next(f.owner, chain.SetInfo{Sealed: []byte("three")}))
+			f.told(f.next(f.owner, chain.SetInfo{Sealed: []byte("three")}))
 		}, federation.AlertGroupFork},
-		"by a lower role": {func(f *followed) {
-			told(f, f.next(f.carol, chain.Remove{Members: []chain.Member{f.alice.opening.Member}}))
-		}, federation.AlertGroupInvalid},
-		"without openings": {func(f *followed) {
-			told(f, f.next(f.owner, invite(1, f.dave)))
-		}, federation.AlertGroupInvalid},
-		"opening of another": {func(f *followed) {
-			told(f, f.next(f.owner, invite(1, f.dave)), f.carol)
-		}, federation.AlertGroupInvalid},
-		"opening with another salt": {func(f *followed) {
-			raw := f.next(f.owner, invite(1, f.dave))
-			f.dave.opening.Salt[3] ^= 1
-			told(f, raw, f.dave)
-		}, federation.AlertGroupInvalid},
-		"swapped identity of somebody here": {func(f *followed) {
-			f.dave.opening.Identity = f.carol.opening.Identity
-			told(f, f.next(f.owner, invite(1, f.dave)), f.dave)
-		}, federation.AlertGroupInvalid},
-		"swapped identity of somebody elsewhere": {func(f *followed) {
-			erin := f.elsewhere("erin", there)
-			erin.opening.Identity = f.carol.opening.Identity
-			told(f, f.next(f.owner, invite(1, erin)), erin)
-		}, federation.AlertGroupInvalid},
-		"ghost member": {func(f *followed) {
-			ghost := f.world.member(f.PersonAt("ghost", there), f.owner.who)
-			told(f, f.next(f.owner, invite(1, ghost)), ghost)
-		}, federation.AlertGroupInvalid},
-		"ghost device accepts": {func(f *followed) {
-			erin := f.elsewhere("erin", there)
-			f.hear(f.owner, invite(1, erin), erin)
-			told(f, f.nextWith(erin, f.PersonAt("x", there).Devices[1], chain.Accept{}))
-		}, federation.AlertGroupInvalid},
-		"ghost device is introduced": {func(f *followed) {
-			told(f, f.nextWith(f.carol, f.PersonAt("x", there).Devices[1], chain.Introduce{}))
-		}, federation.AlertGroupInvalid},
-		"by a removed device": {func(f *followed) {
-			f.owner.AddDevice(2)
-			f.owner.DropDevice(1)
-			f.publish(f.owner.Person)
-			f.Clock.Fly(2 * time.Hour) // what was looked up before is old
-			told(f, f.next(f.owner, chain.SetInfo{Sealed: []byte("x")}))
-		}, federation.AlertGroupInvalid},
-		"replayed accept": {func(f *followed) {
-			f.hear(f.owner, chain.Remove{Members: []chain.Member{f.carol.opening.Member}})
-			told(f, f.next(f.carol, chain.Accept{}))
-		}, federation.AlertGroupInvalid},
-		"somebody of a server that the policy excludes": {func(f *followed) {
-			p := rules()
-			p.Servers = []string{string(home), string(there)}
-			f.hear(f.owner, chain.SetPolicy{Policy: p})
-			erin := f.elsewhere("erin", "c.test")
-			told(f, f.next(f.owner, invite(1, erin)), erin)
-		}, federation.AlertGroupInvalid},
-		"somebody of a country that the policy excludes": {func(f *followed) {
-			p := rules()
-			p.Countries = []string{"AT", "DE"}
-			f.hear(f.owner, chain.SetPolicy{Policy: p})
-			f.country["c.test"] = "US"
-			erin := f.elsewhere("erin", "c.test")
-			told(f, f.next(f.owner, invite(1, erin)), erin)
-		}, federation.AlertGroupInvalid},
-		"a policy against a member": {func(f *followed) {
-			p := rules()
-			p.Countries = []string{"DE"}
-			told(f, f.next(f.owner, chain.SetPolicy{Policy: p}))
-		}, federation.AlertGroupInvalid},
-		"an answer about another operation": {func(f *followed) {
-			f.hub = func(federation.GroupOp) (uint64, [32]byte, error) { return 5, [32]byte{1}, nil }
-			err := f.submit(f.story, f.alice, f.next(f.alice, chain.Remove{Members: []chain.Member{f.alice.opening.Member}}))
-			if clearbox.CodeOf(err) != clearbox.CodeGroupFrozen {
-				f.world.T.Errorf("the device is told %v", err)
-			}
-		}, federation.AlertGroupInvalid},
-	} {
+	})
+}
+
+func suffer(t *testing.T, treasons map[string]treason) {
+	for name, c := range treasons {
 		t.Run(name, func(t *testing.T) {
 			f := follow(t)
 			f.history = nil

@@ -43,7 +43,7 @@ func (c *doctorCommand) Run(x *call) error {
 		do   func() finding
 	}{
 		{"config", e.config}, {"dns", e.dns}, {"tls", e.tls}, {"clock", e.clock}, {"ports", e.ports}, {"udp", e.udp},
-		{"store", e.store}, {"disk", e.disk}, {"identity", e.identity}, {"peers", e.peers}, {"queue", e.queue},
+		{"store", e.store}, {"disk", e.disk}, {"identity", e.identity}, {"peers", e.peers}, {"queue", e.queue}, {"groups", e.groups},
 	}
 	wanted := map[string]bool{}
 	for _, name := range c.Checks {
@@ -52,7 +52,7 @@ func (c *doctorCommand) Run(x *call) error {
 			known = known || check.name == name
 		}
 		if !known {
-			return usage("there is no check %q; checks are config, dns, tls, clock, ports, udp, store, disk, identity, peers, queue", name)
+			return usage("there is no check %q; checks are config, dns, tls, clock, ports, udp, store, disk, identity, peers, queue, groups", name)
 		}
 		wanted[name] = true
 	}

@@ -57,6 +57,8 @@ var ailments = []ailment{
 	{"split_view", failed, "%s shows different documents to different servers: compare its words with its administrator and with others", "peer alerts %s"},
 	{"downgrade", warned, "%s speaks a lower version of the protocol than it says it can: somebody between may have changed it, or it was set back", "peer alerts %s"},
 	{"clock_skew", failed, "the clock of %s is more than 15 minutes off, so its requests and ours are refused", "doctor clock"},
+	{"group_fork", failed, "%s told two histories of one group, whose membership is frozen here: it was restored from a backup, or it cheats", "group list --frozen"},
+	{"group_invalid", failed, "%s told operations of a group that nobody could have accepted; its membership is frozen here", "group list --frozen"},
 	{"queue_parked", warned, "what waits for %s is parked, because it refused this server's messages; it is tried once an hour", "fed retry %s"},
 
 	{"queue_full", failed, "the queue to %s is full, and new messages to it are refused", "fed status"},

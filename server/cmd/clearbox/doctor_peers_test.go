@@ -48,7 +48,7 @@ func TestEveryAilmentIsExplained(t *testing.T) {
 		kinds = append(kinds, string(k))
 	}
 	for _, k := range []federation.Alert{federation.AlertRollback, federation.AlertIdentity, federation.AlertSplitView, federation.AlertDowngrade,
-		federation.AlertClock, federation.AlertParked} {
+		federation.AlertClock, federation.AlertParked, federation.AlertGroupFork, federation.AlertGroupInvalid} {
 		kinds = append(kinds, string(k))
 	}
 	for _, k := range kinds {

@@ -55,6 +55,7 @@ type commands struct {
 	User     userCommands     `cmd:"" help:"Accounts."`
 	Invite   inviteCommands   `cmd:"" help:"Invites to register."`
 	Peer     peerCommands     `cmd:"" help:"Other organisations' homeservers."`
+	Group    groupCommands    `cmd:"" help:"Groups of people here."`
 	Identity identityCommands `cmd:"" help:"This server's identity key and its operational keys."`
 	Fed      fedCommands      `cmd:"" help:"What waits for peers."`
 	Audit    auditCommand     `cmd:"" help:"What administrators did."`
