@@ -104,7 +104,7 @@ type deleteCommand struct {
 
 // Help is the long help.
 func (deleteCommand) Help() string {
-	return `Takes a message of yours back, for everyone: the other side's devices forget what it said, unless somebody made a copy. With --here, any message leaves this device, and nobody is told.`
+	return `Takes a message of yours back, for everyone: the other side's devices forget what it said, unless somebody made a copy; a file is deleted from your server, so that nobody gets it any more. With --here, any message leaves this device, and nobody is told.`
 }
 
 // Run takes a message back.
@@ -113,13 +113,7 @@ func (c *deleteCommand) Run(ctx context.Context, a *app) error {
 		if c.Here {
 			return changedLine{Change: "removed"}, "removed from this device", p.brain.Remove(ctx, m.Ref())
 		}
-		f := m.File
 		err := p.brain.Delete(ctx, m.Ref())
-		if err == nil && f != nil {
-			if err := p.brain.DropFile(ctx, f); err != nil {
-				a.warn(string(clearbox.CodeOf(err)), "the file is still at your server until it expires: "+err.Error())
-			}
-		}
 		if clearbox.CodeOf(err) == clearbox.CodeForbidden {
 			err = advise(err, "cbx delete --here removes it from this device.")
 		}

@@ -357,20 +357,30 @@ func (p *parts) fetch() error {
 	return nil
 }
 
-// DropFile deletes a file that was sent from the own server: nobody gets it any
-// more. That it is gone already is no error, nor that it lies elsewhere.
-func (b *Brain) DropFile(ctx context.Context, f *File) error {
-	s, err := b.me()
-	if err != nil || f.Origin != s.User.Server {
-		return err
-	}
-	object, err := clearbox.ParseObjectID(f.Object)
-	if err != nil {
-		return err
-	}
-	err = b.call(ctx, "DELETE", "/media/"+object.String(), nil, nil)
-	if clearbox.CodeOf(err) == clearbox.CodeNotFound {
+// mustDrop notes that a file of one's own is to be deleted from the own server,
+// since its message was taken back.
+func mustDrop(tx Tx, s *self, f *File) error {
+	if f == nil || f.Origin != s.User.Server {
 		return nil
+	}
+	return tx.Put(prefixDrop+f.Object, []byte{})
+}
+
+// dropFiles deletes such files: nobody gets them any more, wherever they are.
+func (b *Brain) dropFiles(ctx context.Context) error {
+	var waiting []Entry
+	err := b.vault.View(ctx, func(r Reader) (err error) {
+		waiting, err = r.List(Range{Prefix: prefixDrop})
+		return err
+	})
+	for _, e := range waiting {
+		if err = b.call(ctx, "DELETE", "/media/"+e.Key[len(prefixDrop):], nil, nil); err != nil && clearbox.CodeOf(err) != clearbox.CodeNotFound {
+			return err
+		}
+		if err = b.vault.Update(ctx, func(tx Tx) error { return tx.Delete(e.Key) }); err != nil {
+			return err
+		}
+		b.changed()
 	}
 	return err
 }

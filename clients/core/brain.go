@@ -226,7 +226,7 @@ type Status struct {
 	Err     error // why the last connection ended, nil while online
 	Queued  int   // messages and receipts not yet at the own homeserver
 	Waiting int   // messages for people who have not accepted us yet
-	Errands int   // knocks and answers to knocks that the own homeserver does not have yet
+	Errands int   // knocks, answers to knocks and files to delete that the own homeserver was not told of yet
 	Unshown int
 	Events  int // changes to lines that were shown: see Events
 	// Failed is how many own messages were given up without anybody having been

@@ -98,6 +98,7 @@ func (b *Brain) Edit(ctx context.Context, target Ref, text string, mentions ...M
 // Delete takes an own message back, for everyone: of a well-behaved client's
 // memory too, and of its vault. What somebody read or copied stays so.
 func (b *Brain) Delete(ctx context.Context, target Ref) error {
+	defer wake(b.tasksWake) // its file goes too
 	return b.alter(ctx, target, &Content{Kind: KindDelete}, func(m *Message) error {
 		switch {
 		case !m.Outgoing:
@@ -142,6 +143,11 @@ func (b *Brain) alter(ctx context.Context, target Ref, c *Content, allowed func(
 		}
 		if err := allowed(m); err != nil {
 			return false, err
+		}
+		if c.Kind == KindDelete {
+			if err := mustDrop(tx, s, m.File); err != nil {
+				return false, err
+			}
 		}
 		to, err := b.writable(tx, m.In())
 		if err != nil {

@@ -14,7 +14,11 @@ func errands(r Reader, now clearbox.Millis) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	n := len(answers)
+	drops, err := r.List(Range{Prefix: prefixDrop})
+	if err != nil {
+		return 0, err
+	}
+	n := len(answers) + len(drops)
 	knocks, err := r.List(Range{Prefix: prefixKnock})
 	if err != nil {
 		return 0, err

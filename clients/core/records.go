@@ -53,6 +53,7 @@ import (
 //	late/<conversation>/<...>   changes to messages that are not here yet
 //	event/<uuid>/<...>          what somebody did to lines that were shown, not shown yet
 //	gone/<time>/<order>         when messages disappear, with their conversation
+//	drop/<object>               files whose messages were taken back, still at the own server
 //	upload/<SHA-256>            files on their way to the own server, by their content
 //	settings                    what the person chose
 //	profile                     the own card and its key
@@ -88,6 +89,7 @@ const (
 	prefixEvent   = "event/"
 	prefixGone    = "gone/"
 	prefixUpload  = "upload/"
+	prefixDrop    = "drop/"
 
 	keyOwnToken    = "token/own"
 	keyCertificate = "certificate"

@@ -228,9 +228,20 @@ func TestTamperedAttachment(t *testing.T) {
 		if err := bob.Brain.Fetch(w.T.Context(), f, io.Discard, nil); err != nil {
 			t.Error(err)
 		}
-		if err := alice.Brain.DropFile(w.T.Context(), f); err != nil {
+		lines, err := alice.Brain.Messages(w.T.Context(), bob.User, 0, 10)
+		if err != nil || len(lines) != 1 {
+			t.Fatal(lines, err)
+		}
+		w.Partition(alice.Name, "a.test") // taking it back is kept until the server can be told
+		if err := alice.Brain.Delete(w.T.Context(), lines[0].Ref()); err != nil {
 			t.Error(err)
 		}
+		time.Sleep(time.Minute)
+		if err := bob.Brain.Fetch(w.T.Context(), f, io.Discard, nil); err != nil {
+			t.Error(err)
+		}
+		w.Heal(alice.Name, "a.test")
+		w.Wait("the file's end", 5*time.Minute, func() bool { return len(stored(w.House("a.test"))) == 0 })
 		if err := bob.Brain.Fetch(w.T.Context(), f, io.Discard, nil); clearbox.CodeOf(err) != clearbox.CodeNotFound {
 			t.Errorf("deleted: %v", err)
 		}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/clearbox-im/clearbox/server/config"
 	"github.com/clearbox-im/clearbox/server/wire"
+	"github.com/clearbox-im/clearbox/storage/blob"
 )
 
 type doctorCommand struct {
@@ -293,7 +294,38 @@ func (e *examination) disk() finding {
 	if e.loaded == nil {
 		return unknown("disk", "the configuration is broken")
 	}
-	return checkDisk(e.loaded.Config.Server.DataDir, e.loaded.Config.Limits.DiskReserve)
+	c := e.loaded.Config
+	f := checkDisk(c.Server.DataDir, c.Limits.DiskReserve)
+	f.Text += attachments(c.MediaPath())
+	return f
+}
+
+// attachments says how much the attachments of the people here take; nothing when
+// there are none, or when they cannot be looked at.
+func attachments(folder string) string {
+	if _, err := os.Stat(folder); err != nil {
+		return ""
+	}
+	blobs, err := blob.Open(folder, blob.Options{})
+	if err != nil {
+		return ""
+	}
+	files, size, err := blobs.Usage()
+	switch {
+	case err != nil || files == 0:
+		return ""
+	case files == 1:
+		return fmt.Sprintf("; one attachment takes %s", roughly(size))
+	}
+	return fmt.Sprintf("; %d attachments take %s", files, roughly(size))
+}
+
+// roughly is a size without the digits that nobody reads.
+func roughly(n int64) string {
+	if n < int64(10*config.MiB) {
+		return ((config.Size(n) + config.KiB - 1) / config.KiB * config.KiB).String()
+	}
+	return (config.Size(n) / config.MiB * config.MiB).String()
 }
 
 // above tells whether n has reached percent of the limit; a limit of 0 is off.
