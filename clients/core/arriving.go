@@ -21,7 +21,10 @@ func (b *Brain) readContent(tx Tx, s *self, env *letter, plaintext []byte, got *
 	// sender, and be meant for us. The id is taken from the inside: a server that
 	// writes another one outside changes nothing.
 	own := env.Sender == s.User
-	if c.From != env.Sender || !own && c.To != s.User || own && (c.To == s.User) != (c.Kind == KindSync) || !own && c.Kind == KindSync {
+	if c.Group != nil && c.From == env.Sender && c.To == s.User {
+		return b.readGroupLetter(tx, s, env, c, got)
+	}
+	if c.Group != nil || c.From != env.Sender || !own && c.To != s.User || own && (c.To == s.User) != (c.Kind == KindSync) || !own && c.Kind == KindSync {
 		return b.unreadable(tx, s, env, reasonMisrouted, got)
 	}
 	if !own {
@@ -54,7 +57,7 @@ func (b *Brain) readContent(tx Tx, s *self, env *letter, plaintext []byte, got *
 		}
 	}
 	quiet := c.Kind >= firstQuiet || c.Kind.Known() && !kinds[c.Kind].line
-	if !quiet || c.Group != nil {
+	if !quiet {
 		return b.readLine(tx, s, env, c, known, key, got)
 	}
 	if err := b.readQuiet(tx, s, env, c, got); err != nil || known != nil {
@@ -83,6 +86,31 @@ func (b *Brain) readQuiet(tx Tx, s *self, env *letter, c *Content, got *arrivals
 		}
 	}
 	return nil
+}
+
+// readTalk stores what belongs to the talk of a group.
+func (b *Brain) readTalk(tx Tx, s *self, l *letter, c *Content, got *arrivals) error {
+	known, key, err := findMessage(tx, l.uuid, c.ID)
+	if err != nil || known != nil && known.Kind != MessageUndecryptable {
+		return err
+	}
+	if l.Sender != s.User {
+		if ignored, err := b.blocked(tx, l.uuid); err != nil || ignored {
+			return err
+		}
+	}
+	switch {
+	case c.Kind < firstQuiet && (!c.Kind.Known() || kinds[c.Kind].line):
+		return b.readLine(tx, s, l, c, known, key, got)
+	case c.Kind == KindEdit, c.Kind == KindDelete, c.Kind == KindReaction:
+		if err := b.takeChange(tx, s, In(c.Group.ID), c, got); err != nil {
+			return err
+		}
+	}
+	if known != nil {
+		return nil
+	}
+	return save(tx, idKey(l.uuid, c.ID), place{UUID: l.uuid})
 }
 
 // takeReceipt moves own messages on.
@@ -115,7 +143,7 @@ func (b *Brain) readLine(tx Tx, s *self, env *letter, c *Content, known *Message
 		Sent: c.Sent, Stored: b.now(), State: StateReceived,
 	}
 	switch {
-	case !c.Kind.Known() || c.Group != nil:
+	case !c.Kind.Known():
 		m = &Message{ID: m.ID, Conversation: m.Conversation, Sender: m.Sender, SenderDevice: m.SenderDevice,
 			Kind: MessageUnsupported, Sent: m.Sent, Stored: m.Stored, State: m.State}
 	case c.Kind == KindFile:
@@ -125,7 +153,10 @@ func (b *Brain) readLine(tx Tx, s *self, env *letter, c *Content, known *Message
 	}
 	if own {
 		m.Conversation, m.Outgoing, m.State = c.To, true, StateAtServer
-	} else {
+	}
+	if c.Group != nil {
+		m.Conversation, m.Group = clearbox.UserID{}, c.Group.ID
+	} else if !own {
 		got.wrote = append(got.wrote, env.Sender)
 	}
 	if c.Target != nil && m.written() {
@@ -144,7 +175,7 @@ func (b *Brain) readLine(tx Tx, s *self, env *letter, c *Content, known *Message
 	if err := addMessage(tx, m.In().key(), env.uuid, m); err != nil {
 		return err
 	}
-	if err := b.afterLine(tx, m); err != nil || own {
+	if err := b.afterLine(tx, m); err != nil || own || c.Group != nil {
 		return err
 	}
 	got.receipts = true

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/chain"
 	"github.com/clearbox-im/clearbox/crypto/curve"
 	"github.com/clearbox-im/clearbox/crypto/keys"
 	"github.com/clearbox-im/clearbox/crypto/ratchet"
@@ -49,6 +50,7 @@ type Brain struct {
 	lastErr  error           // why the last connection ended
 	stopped  map[string]bool // conversations that wait until changed keys are accepted
 	fleeting fleeting
+	states   map[clearbox.GroupID]*chain.State // verified
 
 	// tokenMu makes refreshing serial: a refresh token is good for one use.
 	tokenMu sync.Mutex
@@ -87,6 +89,7 @@ func New(ctx context.Context, vault Vault, network Network, opts Options) (*Brai
 		vault: vault, network: network, opts: opts,
 		watchers:    map[chan struct{}]struct{}{},
 		stopped:     map[string]bool{},
+		states:      map[clearbox.GroupID]*chain.State{},
 		fleeting:    newFleeting(),
 		preKeys:     preKeyTarget,
 		queueWake:   make(chan struct{}, 1),

@@ -172,6 +172,9 @@ func (b *Brain) alter(ctx context.Context, target Ref, c *Content, allowed func(
 		if err := save(tx, idKey(s.uuid, c.ID), place{UUID: m.In().key(), Order: m.Order, Change: true}); err != nil {
 			return false, err
 		}
+		if !m.Group.IsZero() {
+			c.Group = &GroupContext{ID: m.Group}
+		}
 		return b.submitTo(tx, s, to, order, c)
 	})
 }

@@ -217,7 +217,14 @@ func (b *Brain) firstOut(ctx context.Context, uuid string) (key string, err erro
 
 // sendOne brings one item to the server and stores the answer.
 func (c *connection) sendOne(ctx context.Context, key string) error {
-	it, err := c.b.prepare(ctx, key)
+	prepare := c.b.prepare
+	if ofGroup(key) {
+		prepare = c.b.prepareMany
+	}
+	it, err := prepare(ctx, key)
+	if errors.Is(err, errNobody) {
+		return c.b.sentToNobody(ctx, key)
+	}
 	if err != nil || it == nil {
 		return err
 	}
@@ -251,6 +258,17 @@ func (c *connection) after(ctx context.Context, uuid, key string, err error) boo
 	if errors.As(err, &stale) && tries <= maxRounds {
 		if err = c.b.stale(ctx, key, stale); err == nil {
 			return true
+		}
+		code = clearbox.CodeOf(err)
+	}
+	var changed *clearbox.GroupChangedError
+	if errors.As(err, &changed) {
+		learned := c.b.regroup(ctx, key)
+		if learned == nil && tries <= maxRounds {
+			return true
+		}
+		if learned != nil {
+			err = learned
 		}
 		code = clearbox.CodeOf(err)
 	}
@@ -291,7 +309,7 @@ func (c *connection) after(ctx context.Context, uuid, key string, err error) boo
 func passing(code clearbox.Code) bool {
 	switch code {
 	case clearbox.CodeUnavailable, clearbox.CodeRateLimited, clearbox.CodeStoreFull, clearbox.CodeInternal, clearbox.CodePeerUnreachable,
-		clearbox.CodeUnauthorized, clearbox.CodeTokenExpired, clearbox.CodeStaleDevices, clearbox.CodeClockSkew:
+		clearbox.CodeUnauthorized, clearbox.CodeTokenExpired, clearbox.CodeStaleDevices, clearbox.CodeClockSkew, clearbox.CodeGroupChanged:
 		return true
 	}
 	return false
@@ -396,6 +414,9 @@ func (b *Brain) giveUp(ctx context.Context, key string, code clearbox.Code) erro
 		}
 		if err := tx.Delete(key); err != nil {
 			return err
+		}
+		if it.Kind == KindSenderKey {
+			return b.lostSender(tx, it.Group, it.To)
 		}
 		_, err = b.fail(tx, s, it.ID, code)
 		return err

@@ -34,6 +34,10 @@ const (
 	KindProfile  Kind = 14 // Profile: what the sender wants to be called
 	KindFile     Kind = 15 // File, perhaps with a Text, perhaps as a reply to Target
 
+	KindSenderKey  Kind = 40 // SenderKey: what the sending device writes to the group under
+	KindKeyRequest Kind = 41 // that key is wanted, and the messages of Unread
+	KindGroupKey   Kind = 42 // GroupKey: what opens the name of the group
+
 	KindSync Kind = 50 // Sync; to own devices only
 
 	KindVoid Kind = 70 // Unread: ids that were asked for again and stand for no message; none says nothing at all
@@ -69,6 +73,10 @@ var kinds = map[Kind]traits{
 	KindSync: {name: "sync"},
 
 	KindVoid: {name: "void"},
+
+	KindSenderKey:  {name: "sender-key"},
+	KindKeyRequest: {name: "key-request"},
+	KindGroupKey:   {name: "group-key"},
 }
 
 // Known tells whether this version knows what to do with k.
@@ -114,6 +122,9 @@ type Content struct {
 	// Failed are DecryptionErrorMessages, in a renewal: one for each device whose
 	// messages, named in Unread, could not be read.
 	Failed [][]byte `cbor:"70,keyasint,omitempty"`
+
+	SenderKey []byte `cbor:"40,keyasint,omitempty"` // a SenderKeyDistributionMessage
+	GroupKey  []byte `cbor:"41,keyasint,omitempty"`
 }
 
 // Padded contents are contentVersion, 3 bytes of length, the CBOR and zeros up
@@ -185,6 +196,9 @@ func (c *Content) check() error {
 		return fmt.Errorf("%w: incomplete", ErrContent)
 	case len(c.Text) > MaxText || len(c.Delivered) > maxReceipts || len(c.Unread) > maxReceipts || len(c.Read) > maxReceipts || len(c.Address) > 400:
 		return fmt.Errorf("%w: too long", ErrContent)
+	case (c.Kind == KindSenderKey || c.Kind == KindKeyRequest || c.Kind == KindGroupKey) && c.Group == nil,
+		c.Kind == KindSenderKey && (len(c.SenderKey) == 0 || len(c.SenderKey) > maxSenderKey), c.Kind == KindGroupKey && len(c.GroupKey) != groupKeySize:
+		return fmt.Errorf("%w: of no group", ErrContent)
 	case len(c.Failed) > failedMost:
 		return fmt.Errorf("%w: too many decryption errors", ErrContent)
 	case c.Token != nil && len(c.Token) != len(clearbox.DeliveryToken{}):

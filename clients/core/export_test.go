@@ -200,3 +200,15 @@ func Fill(ctx context.Context, b *Brain, from clearbox.UserID, n int, text strin
 		return nil
 	})
 }
+
+// SenderKeyOf takes the key out of what the vault keeps of an own sender key.
+func SenderKeyOf(raw []byte) []byte {
+	own, err := parse[ownSender](raw)
+	if err != nil {
+		return nil
+	}
+	return own.Key
+}
+
+// DeviceKey is the one that signs operations of groups.
+func DeviceKey(b *Brain) ed25519.PrivateKey { return b.self.deviceKey }

@@ -359,12 +359,15 @@ func (w *world) submit(s *session, sub *wire.Submission) (*wire.Receipt, error) 
 			return nil, err
 		}
 	}
+	if err := w.fellows(s, sub); err != nil {
+		return nil, err
+	}
 	for _, to := range sub.To {
 		if err := w.compare(s, to); err != nil {
 			return nil, err
 		}
 		away := to.User.Server != s.user.Server
-		if away && len(to.Token) != 16 {
+		if away && len(to.Token) != 16 && sub.Group == nil {
 			return nil, refusal(clearbox.CodeConsentRequired)
 		}
 		for _, e := range to.Envelopes {
@@ -375,13 +378,16 @@ func (w *world) submit(s *session, sub *wire.Submission) (*wire.Receipt, error) 
 		}
 	}
 	for _, to := range sub.To {
-		if away := to.User.Server != s.user.Server; away && !w.allows(to.User, to.Token) {
+		if away := to.User.Server != s.user.Server; away && sub.Group == nil && !w.allows(to.User, to.Token) {
 			sender.sent[sub.ID] = &submitted{body: body, state: wire.StateUndeliverable}
 			w.deliver(s.user, s.device, wire.ServerFrame{Type: wire.FrameReceive, Notice: &wire.Notice{
 				Kind: wire.NoticeUndeliverable, ID: sub.ID, Recipient: to.User, Code: clearbox.CodeConsentRequired,
 			}})
 			return &wire.Receipt{ID: sub.ID, Status: wire.StateAccepted, AcceptedAt: now}, nil
 		}
+	}
+	if err := w.many(s, sub, now); err != nil {
+		return nil, err
 	}
 	for _, to := range sub.To {
 		for _, e := range to.Envelopes {
@@ -395,7 +401,7 @@ func (w *world) submit(s *session, sub *wire.Submission) (*wire.Receipt, error) 
 		}
 	}
 	state := wire.StateAccepted
-	if sub.To[0].User.Server != s.user.Server {
+	if len(sub.To) == 0 || sub.To[0].User.Server != s.user.Server {
 		state = wire.StateAtPeer
 	}
 	sender.sent[sub.ID] = &submitted{body: body, state: state}

@@ -55,6 +55,7 @@ const (
 	MessageText            MessageKind = "text"
 	MessageFile            MessageKind = "file"
 	MessageDeleted         MessageKind = "deleted"          // taken back by its sender; only the place is left
+	MessageGroup           MessageKind = "group"            // Event: what became of the group
 	MessageTimer           MessageKind = "timer"            // the sender set Expires for what is written from then on
 	MessageUndecryptable   MessageKind = "undecryptable"    // Reason says why; shown once as "could not be decrypted"
 	MessageUnsupported     MessageKind = "unsupported"      // a kind that a newer version sent
@@ -66,8 +67,8 @@ const (
 type Message struct {
 	Order        uint64             `cbor:"1,keyasint"` // place in the local order of all conversations
 	ID           clearbox.MessageID `cbor:"2,keyasint"`
-	Conversation clearbox.UserID    `cbor:"3,keyasint"` // with whom; zero in a group
-	Sender       clearbox.UserID    `cbor:"4,keyasint"`
+	Conversation clearbox.UserID    `cbor:"3,keyasint,omitzero"` // with whom; zero in a group
+	Sender       clearbox.UserID    `cbor:"4,keyasint,omitzero"`
 	SenderDevice clearbox.DeviceID  `cbor:"5,keyasint"`
 	Outgoing     bool               `cbor:"6,keyasint,omitempty"`
 	Kind         MessageKind        `cbor:"7,keyasint"`
@@ -92,6 +93,7 @@ type Message struct {
 	Gone      clearbox.Millis    `cbor:"24,keyasint,omitempty"` // when it disappears, once that is known
 	// Unsent is why the last change of ours to it did not go out.
 	Unsent clearbox.Code `cbor:"25,keyasint,omitempty"`
+	Event  *GroupEvent   `cbor:"40,keyasint,omitempty"` // of MessageGroup
 }
 
 // Reaction is what somebody put beside a message.
@@ -130,6 +132,9 @@ func (m *Message) content() *Content {
 		c.Kind = KindFile
 	case MessageTimer:
 		c.Kind, c.Timer, c.Expires = KindTimer, m.Expires, 0
+	}
+	if !m.Group.IsZero() {
+		c.Group = &GroupContext{ID: m.Group}
 	}
 	return c
 }

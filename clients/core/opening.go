@@ -1,12 +1,14 @@
 package core
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/crypto/curve"
+	"github.com/clearbox-im/clearbox/crypto/fanout"
 	"github.com/clearbox-im/clearbox/crypto/fanout/certificate"
 	"github.com/clearbox-im/clearbox/crypto/keys"
 	"github.com/clearbox-im/clearbox/crypto/sealed"
@@ -116,10 +118,14 @@ const (
 func (b *Brain) readSealed(tx Tx, s *self, h *sealedHeld, got *arrivals) (wait bool, err error) {
 	env := (*clearbox.Envelope)(&h.Envelope)
 	l := &letter{Envelope: *env}
-	if env.Origin == "" || env.Origin == s.User.Server {
+	many := len(env.Content) > 0 && env.Content[0] == fanout.TypeReceived // of a group, where the own server's people seal too
+	if env.Origin == "" || env.Origin == s.User.Server && !many {
 		return false, b.unreadable(tx, s, l, reasonMisrouted, got)
 	}
 	body, ok := unpad(env.Content)
+	if many {
+		body, ok = env.Content, true
+	}
 	if !ok {
 		return false, b.unreadable(tx, s, l, reasonPadding, got)
 	}
@@ -149,19 +155,31 @@ func (b *Brain) readSealed(tx Tx, s *self, h *sealedHeld, got *arrivals) (wait b
 	}
 	subject := content.Sender.Subject()
 	l.uuid, l.identity = subject.Account.UUID(), subject.Identity.Bytes()
+	if many != (content.Type == sealed.TypeSenderKey) || many && !names(content.Group) {
+		return false, b.unreadable(tx, s, l, reasonSealed, got)
+	}
 	l.SenderDevice, l.Type, l.Content = clearbox.DeviceID(subject.Device), clearbox.ContentType(content.Type.Outer()), content.Body
 	c, err := load[contact](tx, contactKey(l.uuid))
 	switch {
 	case err != nil:
 		return false, err
-	case l.uuid == s.uuid || c != nil && c.User.Server != env.Origin:
+	case l.uuid == s.uuid && (!many || env.Origin != s.User.Server) || c != nil && c.User.Server != env.Origin:
 		// The server of one organisation vouched for a person of another one.
 		l.uuid = ""
 		return false, b.unreadable(tx, s, l, reasonOrigin, got)
 	case c != nil:
 		l.Sender = c.User
 	}
+	if many {
+		return false, b.readMany(tx, s, l, clearbox.GroupID(content.Group[:32]), got)
+	}
 	return false, b.readLetter(tx, s, l, got)
+}
+
+// names tells whether what a sealed message says of its group is an id, filled up
+// with zeros.
+func names(b []byte) bool {
+	return len(b) >= 32 && len(bytes.TrimRight(b[32:], "\x00")) == 0
 }
 
 // introduce learns the uid of a sender whose service id alone was known, from

@@ -14,7 +14,7 @@ import (
 // it is sent again byte by byte until the server has answered.
 type outItem struct {
 	ID      clearbox.MessageID `cbor:"1,keyasint"`
-	To      clearbox.UserID    `cbor:"2,keyasint"`
+	To      clearbox.UserID    `cbor:"2,keyasint,omitzero"`
 	Kind    Kind               `cbor:"3,keyasint"`
 	Content []byte             `cbor:"4,keyasint"`           // padded plaintext
 	Sealed  []byte             `cbor:"5,keyasint,omitempty"` // wire.Submission in CBOR
@@ -32,6 +32,10 @@ type outItem struct {
 	// Of what one device of the recipient is to have alone: the others get Filler.
 	Only   clearbox.DeviceID `cbor:"70,keyasint,omitempty"`
 	Filler []byte            `cbor:"71,keyasint,omitempty"`
+
+	// Of what goes to a group, or to one member in its name.
+	Group clearbox.GroupID `cbor:"40,keyasint,omitzero"`
+	Epoch uint64           `cbor:"41,keyasint,omitempty"`
 }
 
 // outer is the id under which the servers know it.
@@ -140,6 +144,9 @@ func (b *Brain) seal(tx Tx, s *self, it *outItem, bundles map[target]*keys.Bundl
 		return need, nil
 	}
 	sub := wire.Submission{ID: it.ID}
+	if !it.Group.IsZero() {
+		sub.Group = &clearbox.GroupRef{ID: it.Group, Epoch: it.Epoch}
+	}
 	for _, t := range targets {
 		e, ok := kept[t]
 		if !ok {
@@ -280,13 +287,18 @@ func (b *Brain) stale(ctx context.Context, key string, e *clearbox.StaleDevicesE
 	if err := b.lookAgain(ctx, e.User); err != nil {
 		return err
 	}
+	for i := range e.Others {
+		if err := b.lookAgain(ctx, e.Others[i].User); err != nil {
+			return err
+		}
+	}
 	return b.vault.Update(ctx, func(tx Tx) error {
 		it, err := load[outItem](tx, key)
 		if err != nil || it == nil {
 			return err
 		}
 		it.Stale = true
-		it.Own = it.Own || e.User == s.User
+		it.Own = it.Own || e.User == s.User && it.Group.IsZero()
 		return save(tx, key, it)
 	})
 }

@@ -52,6 +52,8 @@ func (b *Brain) receive(ctx context.Context, mail []*wire.ServerFrame) (arrivals
 				err = b.readNotice(tx, s, f.Notice, &got)
 			case f.Knock != nil:
 				err = b.readKnock(tx, s, f.Knock, &got)
+			case f.Group != nil:
+				err = b.takeOp(tx, f.Group, &got)
 			}
 			if err != nil {
 				return err

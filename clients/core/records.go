@@ -123,6 +123,9 @@ func waitKey(uuid string, order uint64) string {
 func lostKey(uuid string, order uint64) string {
 	return fmt.Sprintf("%s%s/%016x", prefixLost, uuid, order)
 }
+
+// ofGroup tells whether a key of outKey is that of a whole group.
+func ofGroup(key string) bool                        { return strings.HasPrefix(key, prefixOut+"g") }
 func knockKey(id clearbox.MessageID) string          { return prefixKnock + id.String() }
 func requestKey(uuid string) string                  { return prefixReq + uuid }
 func rootsKey(server clearbox.ServerName) string     { return "roots/" + string(server) }

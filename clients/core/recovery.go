@@ -59,7 +59,7 @@ func (b *Brain) Recover(ctx context.Context, r Recovery) (Recovered, error) {
 	if user.Server != r.Server {
 		return Recovered{}, clearbox.Errorf(clearbox.CodeBadSignature, "the server answered with an account of another server")
 	}
-	re := &restoring{b: b, token: t.Access, user: user, keys: keysFrom(r.Key, b.now()), chains: map[string]*chain{}}
+	re := &restoring{b: b, token: t.Access, user: user, keys: keysFrom(r.Key, b.now()), chains: map[string]*strand{}}
 	if err := re.fetch(ctx); err != nil {
 		return Recovered{}, err
 	}
@@ -81,8 +81,8 @@ func (b *Brain) Recover(ctx context.Context, r Recovery) (Recovered, error) {
 	return re.out, nil
 }
 
-// chain is one device's part of the archive, as far as it was read.
-type chain struct {
+// strand is one device's part of the archive, as far as it was read.
+type strand struct {
 	next    uint64
 	head    []byte
 	at      clearbox.Millis // of its newest item
@@ -96,7 +96,7 @@ type restoring struct {
 	token   string
 	user    clearbox.UserID
 	keys    *archiveKeys
-	chains  map[string]*chain
+	chains  map[string]*strand
 	all     []*accountItem
 	account *accountItem // with the newest list
 	order   uint64       // the last that was given
@@ -172,7 +172,7 @@ func (re *restoring) readItem(it *wire.HistoryItem) {
 	name, _, _ := strings.Cut(it.ID[len(itemChain):], "_")
 	c := re.chains[name]
 	if c == nil {
-		c = &chain{records: map[string][]byte{}}
+		c = &strand{records: map[string][]byte{}}
 		re.chains[name] = c
 	}
 	frame, err := r.Next()
@@ -206,11 +206,11 @@ func (re *restoring) readItem(it *wire.HistoryItem) {
 // in which it was stored, whichever device did so; of the rest, what the device that
 // archived last has.
 func (re *restoring) write(ctx context.Context) error {
-	chains := make([]*chain, 0, len(re.chains))
+	chains := make([]*strand, 0, len(re.chains))
 	for _, c := range re.chains {
 		chains = append(chains, c)
 	}
-	slices.SortFunc(chains, func(x, y *chain) int { return cmp.Compare(x.at, y.at) })
+	slices.SortFunc(chains, func(x, y *strand) int { return cmp.Compare(x.at, y.at) })
 	type named struct {
 		conversation, sender string
 		id                   clearbox.MessageID

@@ -54,7 +54,7 @@ func (b *Brain) wrap(tx Tx, s *self, it *outItem) error {
 	if token == nil && c != nil {
 		token = c.Token
 	}
-	if token == nil {
+	if token == nil && it.Group.IsZero() {
 		return errNeedsConsent
 	}
 	own, err := b.ownToken(tx)

@@ -152,7 +152,7 @@ func (b *Brain) talk(ctx context.Context, fn func(Tx) (asking bool, err error)) 
 // written to is accepted.
 func (b *Brain) writable(tx Tx, in ConversationID) (*contact, error) {
 	if !in.Group.IsZero() {
-		return nil, clearbox.Errorf(clearbox.CodeNotFound, "there is no such group")
+		return nil, b.speakable(tx, in.Group)
 	}
 	key := contactKey(in.key())
 	c, err := load[contact](tx, key)
@@ -175,6 +175,9 @@ func (b *Brain) writable(tx Tx, in ConversationID) (*contact, error) {
 // submitTo queues a content for a contact; where they have to accept us first, it
 // waits for that and they are asked. order is its place among what goes to them.
 func (b *Brain) submitTo(tx Tx, s *self, c *contact, order uint64, content *Content) (asking bool, err error) {
+	if content.Group != nil {
+		return false, b.queueToGroup(tx, s, content.Group.ID, order, content)
+	}
 	content.To = c.User
 	if !s.elsewhere(c.User) || c.Token != nil {
 		return false, b.enqueue(tx, s, order, content)
@@ -207,7 +210,7 @@ func (b *Brain) enqueue(tx Tx, s *self, order uint64, c *Content) error {
 // its recipient needs one to write back.
 func (b *Brain) compose(tx Tx, s *self, c *Content) ([]byte, error) {
 	c.From, c.Address, c.Token = s.User, s.address().String(), nil
-	if s.elsewhere(c.To) {
+	if s.elsewhere(c.To) && c.Group == nil { // fellow members need none
 		own, err := b.ownToken(tx)
 		if err != nil {
 			return nil, err

@@ -133,6 +133,10 @@ func (s *stream) Send(ctx context.Context, frame []byte) error {
 		answer := &wire.ServerFrame{Type: wire.FrameSent, Ref: f.Ref}
 		if answer.Receipt, err = s.w.submit(s.s, f.Submission); err != nil {
 			p := &wire.Problem{Code: clearbox.CodeOf(err), Detail: err.Error()}
+			var changed *clearbox.GroupChangedError
+			if errors.As(err, &changed) {
+				p.Epoch = changed.Epoch
+			}
 			var stale *clearbox.StaleDevicesError
 			if errors.As(err, &stale) {
 				p.Stale = &wire.StaleDevices{User: stale.User, Version: stale.Version, Missing: stale.Missing, Extra: stale.Extra}

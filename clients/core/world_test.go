@@ -52,6 +52,13 @@ type world struct {
 	noSocket bool
 	// refuse, if set, may refuse a submission.
 	refuse func(*wire.Submission) error
+
+	groups  map[clearbox.GroupID]*groupAt
+	hubAway bool            // no hub orders anything
+	uploads int             // messages to groups
+	kept    []wire.Envelope // what servers saw of messages to groups
+	// showOps, if set, gives what is told of operations to somebody.
+	showOps func(to clearbox.UserID, ops []wire.GroupEvent) []wire.GroupEvent
 }
 
 type account struct {
@@ -101,7 +108,7 @@ type session struct {
 func newWorld(t testing.TB) *world {
 	return &world{
 		t: t, accounts: map[clearbox.UserID]*account{}, names: map[string]clearbox.UserID{},
-		access: map[string]*session{}, refresh: map[string]*session{}, claims: map[clearbox.MessageID]*wire.Bundles{}, handed: map[string]int{}, rooms: map[string]*linkRoom{},
+		access: map[string]*session{}, refresh: map[string]*session{}, claims: map[clearbox.MessageID]*wire.Bundles{}, handed: map[string]int{}, rooms: map[string]*linkRoom{}, groups: map[clearbox.GroupID]*groupAt{},
 		authorities: map[clearbox.ServerName]*authority{}, asked: map[clearbox.ServerName]int{},
 	}
 }
@@ -155,6 +162,10 @@ func (n *network) Do(ctx context.Context, req core.Request) (core.Response, erro
 		var stale *clearbox.StaleDevicesError
 		if errors.As(err, &stale) {
 			p.Stale = &wire.StaleDevices{User: stale.User, Version: stale.Version, Missing: stale.Missing, Extra: stale.Extra}
+		}
+		var changed *clearbox.GroupChangedError
+		if errors.As(err, &changed) {
+			p.Epoch = changed.Epoch
 		}
 		body, err := wire.Append(wire.JSON, nil, p)
 		return core.Response{Status: 400, Body: body}, err
@@ -231,6 +242,9 @@ func (w *world) serve(ctx context.Context, server clearbox.ServerName, req core.
 		return nil, refusal(clearbox.CodeTokenExpired)
 	}
 	if out, err, ok := w.serveHistory(s, req.Method, path, query, req.Body); ok {
+		return out, err
+	}
+	if out, err, ok := w.serveGroups(s, req.Method, path, query, req.Body); ok {
 		return out, err
 	}
 	if out, err, ok := w.serveContacts(s, req.Method, path, req.Body); ok {

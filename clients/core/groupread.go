@@ -1,0 +1,348 @@
+package core
+
+import (
+	"errors"
+	"time"
+
+	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/chain"
+	sender "github.com/clearbox-im/clearbox/crypto/group"
+	"github.com/clearbox-im/clearbox/server/wire"
+)
+
+// early is a message to a group that cannot be judged yet: its sender's key, or
+// the operation that it was written after, is not here.
+type early struct {
+	Envelope wire.Envelope   `cbor:"1,keyasint"`           // opened: Type and Content are those of what was sealed
+	UUID     string          `cbor:"2,keyasint"`           // of the sender, whom the certificate names
+	Identity []byte          `cbor:"3,keyasint,omitempty"` // likewise
+	Plain    []byte          `cbor:"4,keyasint,omitempty"` // decrypted already
+	Since    clearbox.Millis `cbor:"5,keyasint"`
+
+	stuck bool // its key is used up, or never was here: only its sender can help
+}
+
+// maxEarly bounds such messages of one group.
+const maxEarly = 2048
+
+// reasonOutside: its sender was not in the group.
+const reasonOutside clearbox.Code = "not_a_member"
+
+// readMany reads a message that was encrypted for a group.
+func (b *Brain) readMany(tx Tx, s *self, l *letter, id clearbox.GroupID, got *arrivals) error {
+	before, err := tx.List(Range{Prefix: prefixEarly + id.String() + "/", Limit: maxEarly})
+	if err != nil || len(before) == maxEarly {
+		return err
+	}
+	e := &early{Envelope: wire.Envelope(l.Envelope), UUID: l.uuid, Identity: l.identity, Since: b.now()}
+	if len(before) == 0 {
+		wait, err := b.judge(tx, s, id, e, got)
+		if err != nil || !wait {
+			return err
+		}
+	}
+	if err := b.keepEarly(tx, id, e, got); err != nil || len(before) == 0 {
+		return err
+	}
+	return b.readEarly(tx, s, id, got) // in the order in which they came
+}
+
+func (b *Brain) keepEarly(tx Tx, id clearbox.GroupID, e *early, got *arrivals) error {
+	order, err := nextOrder(tx)
+	if err != nil {
+		return err
+	}
+	got.tasks = true
+	return save(tx, opKey(prefixEarly, id, order), e)
+}
+
+// readEarly reads what waited, as far as that is possible now.
+func (b *Brain) readEarly(tx Tx, s *self, id clearbox.GroupID, got *arrivals) error {
+	entries, err := tx.List(Range{Prefix: prefixEarly + id.String() + "/"})
+	if err != nil || len(entries) == 0 {
+		return err
+	}
+	type device struct {
+		uuid string
+		id   clearbox.DeviceID
+	}
+	missing := map[device][]clearbox.MessageID{}
+	waits := map[device]bool{}
+	for _, entry := range entries {
+		e, err := parse[early](entry.Value)
+		if err != nil {
+			return err
+		}
+		d := device{e.UUID, e.Envelope.SenderDevice}
+		over, had := !within(b.now(), e.Since, earlyFor), e.Plain != nil
+		wait := true
+		if !waits[d] || over { // what comes from one device is read in its order
+			if wait, err = b.judge(tx, s, id, e, got); err != nil {
+				return err
+			}
+		}
+		if wait && over {
+			l := e.letter()
+			if l.Sender, _, err = b.senderOf(tx, id, l.uuid); err != nil {
+				return err
+			}
+			if err := b.unreadableIn(tx, s, id, l, reasonSession, got); err != nil {
+				return err
+			}
+			wait = false
+		}
+		switch {
+		case !wait:
+			err = tx.Delete(entry.Key)
+		case e.Plain != nil && !had:
+			err = save(tx, entry.Key, e)
+		}
+		if err != nil {
+			return err
+		}
+		waits[d] = waits[d] || wait && !e.stuck
+		if wait && e.Plain == nil {
+			missing[d] = append(missing[d], e.Envelope.ID)
+		}
+	}
+	g, err := load[group](tx, groupKey(id))
+	if err != nil || g == nil || g.Epoch == 0 {
+		return err
+	}
+	for d, ids := range missing {
+		user, in, err := b.senderOf(tx, id, d.uuid)
+		if err != nil {
+			return err
+		}
+		if !in {
+			continue
+		}
+		if err := b.askSender(tx, s, g, user, d.id, ids); err != nil {
+			return err
+		}
+		got.queue = true
+	}
+	return nil
+}
+
+func (e *early) letter() *letter {
+	return &letter{Envelope: clearbox.Envelope(e.Envelope), uuid: e.UUID, identity: e.Identity}
+}
+
+// senderOf gives the person of a group whose service id has that UUID.
+func (b *Brain) senderOf(tx Tx, id clearbox.GroupID, uuid string) (clearbox.UserID, bool, error) {
+	g, st, err := b.loadGroup(tx, id)
+	if err != nil || g == nil {
+		return clearbox.UserID{}, false, err
+	}
+	for m := range st.Members {
+		_, user, err := whoIs(tx, id, m)
+		if err != nil {
+			return clearbox.UserID{}, false, err
+		}
+		if !user.IsZero() && uuidOfUser(user) == uuid {
+			return user, true, nil
+		}
+	}
+	return clearbox.UserID{}, false, nil
+}
+
+// judge decrypts a message, if that was not done, and reads it if what its sender
+// knew of the group is known here too; wait tells that it was not.
+func (b *Brain) judge(tx Tx, s *self, id clearbox.GroupID, e *early, got *arrivals) (wait bool, err error) {
+	l := e.letter()
+	user, in, err := b.senderOf(tx, id, l.uuid)
+	if err != nil || !in {
+		return true, err
+	}
+	l.Sender = user
+	if e.Plain == nil {
+		key := hearKey(id, l.uuid, l.SenderDevice)
+		r, err := receiverAt(tx, key, id)
+		if err != nil {
+			return false, err
+		}
+		e.Plain, err = r.Decrypt(l.Content)
+		switch {
+		case err == nil:
+			if err := tx.Put(key, r.Append(nil)); err != nil {
+				return false, err
+			}
+		case errors.Is(err, sender.ErrNoKey):
+			return true, nil
+		case errors.Is(err, sender.ErrDuplicate):
+			return b.stick(tx, s, id, e, l, got)
+		default:
+			return false, b.unreadableIn(tx, s, id, l, reasonDamaged, got)
+		}
+	}
+	c, err := DecodeContent(e.Plain)
+	if err != nil {
+		return false, b.unreadableIn(tx, s, id, l, reasonFormat, got)
+	}
+	if c.Group == nil || c.Group.ID != id || c.From != user {
+		return false, b.unreadableIn(tx, s, id, l, reasonMisrouted, got)
+	}
+	return b.readInGroup(tx, s, l, c, got)
+}
+
+// stick shows that a message cannot be read and keeps it, to be asked for, until it
+// comes again; one that was read before merely came twice.
+func (b *Brain) stick(tx Tx, s *self, id clearbox.GroupID, e *early, l *letter, got *arrivals) (wait bool, err error) {
+	known, err := optional(tx.Get(idKey(l.uuid, l.ID)))
+	if err != nil {
+		return false, err
+	}
+	if known == nil {
+		if err := b.unreadableIn(tx, s, id, l, reasonSession, got); err != nil {
+			return false, err
+		}
+	}
+	m, key, err := findMessage(tx, l.uuid, l.ID)
+	if err != nil || m == nil || m.Kind != MessageUndecryptable {
+		return false, err
+	}
+	e.stuck = true
+	m.Asked = within(b.now(), e.Since, earlyFor)
+	return m.Asked, save(tx, key, m)
+}
+
+// readInGroup reads a content of a group, whoever brought it: to all members, or
+// to this device again. It compares what its sender knew of the group with what is
+// known here.
+func (b *Brain) readInGroup(tx Tx, s *self, l *letter, c *Content, got *arrivals) (wait bool, err error) {
+	g, st, err := b.loadGroup(tx, c.Group.ID)
+	if err != nil || g == nil || g.Epoch == 0 {
+		return true, err
+	}
+	if c.Group.Epoch > g.Epoch && g.Alarm == "" {
+		if g.Behind < c.Group.Epoch {
+			g.Behind = c.Group.Epoch
+			got.tasks = true
+			return true, save(tx, groupKey(g.ID), g)
+		}
+		return true, nil
+	}
+	if c.Group.Epoch <= g.Epoch {
+		if err := b.compareHeads(tx, g, c.Group, got); err != nil {
+			return false, err
+		}
+	}
+	ok, err := b.wasIn(tx, g, st, l, c)
+	if err != nil {
+		return false, err
+	}
+	if !ok {
+		return false, b.unreadableIn(tx, s, g.ID, l, reasonOutside, got)
+	}
+	for _, id := range c.Unread {
+		gone, err := b.came(tx, l, id)
+		if err != nil {
+			return false, err
+		}
+		if gone {
+			if err := tally(tx, func(h *Healing) { h.Healed++ }); err != nil {
+				return false, err
+			}
+		}
+	}
+	if c.Kind == KindGroupKey {
+		return false, b.takeGroupKey(tx, g, st, c, got)
+	}
+	return false, b.readTalk(tx, s, l, c, got)
+}
+
+// compareHeads finds out whether a member follows another history of the group
+// than this device does.
+func (b *Brain) compareHeads(tx Tx, g *group, theirs *GroupContext, got *arrivals) error {
+	raw, err := optional(tx.Get(opKey(prefixOp, g.ID, theirs.Epoch)))
+	if err != nil || raw == nil {
+		return err
+	}
+	if chain.HashOf(raw) == theirs.Head {
+		return nil
+	}
+	return b.alarm(tx, g, AlarmFork, got)
+}
+
+// goodbye is for how long after a removal what the removed member wrote before
+// they knew of it is read.
+const goodbye = 5 * time.Minute
+
+// wasIn tells whether the sender of a content was in the group when they wrote it,
+// and not long gone when their server took it.
+func (b *Brain) wasIn(tx Tx, g *group, st *chain.State, l *letter, c *Content) (bool, error) {
+	for id, m := range st.Members {
+		_, user, err := whoIs(tx, g.ID, id)
+		if err != nil {
+			return false, err
+		}
+		if user != l.Sender || m.Joined == 0 || c.Group.Epoch < m.Joined {
+			continue
+		}
+		if m.Ended == 0 {
+			return true, nil
+		}
+		if c.Group.Epoch >= m.Ended {
+			continue
+		}
+		ended, err := b.timeOf(tx, g, m.Ended)
+		if err != nil {
+			return false, err
+		}
+		if l.AcceptedAt <= ended+clearbox.Millis(goodbye.Milliseconds()) {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// takeGroupKey takes the key under which the group's name is sealed.
+func (b *Brain) takeGroupKey(tx Tx, g *group, st *chain.State, c *Content, got *arrivals) error {
+	if err := learnKey(g, c.GroupKey); err != nil {
+		return nil // noise
+	}
+	nameGroup(g, st)
+	got.shown = true
+	return save(tx, groupKey(g.ID), g)
+}
+
+// unreadableIn notes once in a group's conversation that a message could not be
+// read.
+func (b *Brain) unreadableIn(tx Tx, s *self, id clearbox.GroupID, l *letter, reason clearbox.Code, got *arrivals) error {
+	known, err := optional(tx.Get(idKey(l.uuid, l.ID)))
+	if err != nil || known != nil {
+		return err
+	}
+	if err := tally(tx, func(h *Healing) { h.Lost++ }); err != nil {
+		return err
+	}
+	got.shown = true
+	m := &Message{
+		ID: l.ID, Group: id, Sender: l.Sender, SenderDevice: l.SenderDevice, Kind: MessageUndecryptable, Reason: reason,
+		Sent: l.AcceptedAt, Stored: b.now(), State: StateReceived,
+	}
+	return addMessage(tx, m.In().key(), l.uuid, m)
+}
+
+// readGroupLetter deals with a content that one member's device sent to this one
+// alone in the name of a group, over their session.
+func (b *Brain) readGroupLetter(tx Tx, s *self, l *letter, c *Content, got *arrivals) error {
+	switch c.Kind {
+	case KindSenderKey:
+		return b.hear(tx, l, c, got)
+	case KindKeyRequest:
+		return b.answerKey(tx, s, l, c, got)
+	case KindVoid:
+		return nil
+	}
+	plain, err := EncodeContent(c)
+	if err != nil {
+		return err
+	}
+	wait, err := b.readInGroup(tx, s, l, c, got)
+	if err != nil || !wait {
+		return err
+	}
+	return b.keepEarly(tx, c.Group.ID, &early{Envelope: wire.Envelope(l.Envelope), UUID: l.uuid, Identity: l.identity, Plain: plain, Since: b.now()}, got)
+}
