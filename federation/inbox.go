@@ -130,7 +130,7 @@ func (in *Inbox) endpoint(path string) (endpoint, bool) {
 	case PathMedia:
 		return endpoint{limit: MaxSmallBody, handle: in.media, media: true}, in.opts.Media != nil
 	case PathGroupOps:
-		return endpoint{limit: MaxSmallBody, handle: in.groupOp, bucket: claims, contact: true}, in.opts.Groups != nil
+		return endpoint{limit: MaxSmallBody, handle: in.groupOp, bucket: questions, contact: true}, in.opts.Groups != nil
 	case PathGroupHistory:
 		return endpoint{limit: MaxSmallBody, handle: in.groupHistory, bucket: questions}, in.opts.Groups != nil
 	case PathClaim:
