@@ -428,7 +428,7 @@ func TestCompactionForgets(t *testing.T) {
 	if err := v.Update(ctx, func(tx core.Tx) error { return tx.Delete("old") }); err != nil {
 		t.Fatal(err)
 	}
-	if err := v.Compact(); err != nil {
+	if err := v.Forget(ctx); err != nil {
 		t.Fatal(err)
 	}
 	v.Close()
