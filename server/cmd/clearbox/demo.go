@@ -29,7 +29,9 @@ type demo struct {
 	bob   *demoPerson
 	begin time.Time
 
-	spoken []string // every text, in order
+	spoken    []string    // every text between Alice and Bob, in order
+	elsewhere []string    // what else was said, or stands there no more
+	tablet    *demoPerson // Alice's second device
 }
 
 // Run sets the two organisations up, has Alice and Bob join and meet, and then

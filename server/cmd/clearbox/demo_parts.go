@@ -305,6 +305,10 @@ type demoLine struct {
 	Text        string `json:"text"`
 	State       string `json:"state"`
 	Explanation string `json:"explanation"`
+	Reactions   []struct {
+		From  string `json:"from"`
+		Emoji string `json:"emoji"`
+	} `json:"reactions"`
 }
 
 // progress is how far a message is, and why no further.

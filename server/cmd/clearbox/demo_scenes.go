@@ -69,14 +69,10 @@ func (d *demo) play(ctx context.Context) error {
 		return err
 	}
 	d.say("")
-	if err := d.protocols(ctx); err != nil {
-		return err
-	}
-	if err := d.suspended(ctx); err != nil {
-		return err
-	}
-	if err := d.part(ctx); err != nil {
-		return err
+	for _, scene := range []func(context.Context) error{d.protocols, d.change, d.link, d.suspended, d.part} {
+		if err := scene(ctx); err != nil {
+			return err
+		}
 	}
 	if err := d.alice.transcript(ctx, d.bob); err != nil {
 		return err

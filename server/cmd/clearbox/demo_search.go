@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -18,7 +19,7 @@ func (d *demo) secrets() (texts []string, names []string) {
 		name, _, _ := strings.Cut(p.address, "@")
 		names = append(names, name)
 	}
-	return d.spoken, names
+	return append(slices.Clone(d.spoken), d.elsewhere...), names
 }
 
 // search looks for every spoken text and both names in every file of both
