@@ -84,14 +84,11 @@ func (s *Service) arrival(ctx context.Context, a *storage.GroupArrival) error {
 	if err != nil {
 		return nil // damaged: its successor has us ask
 	}
-	g, err := s.group(ctx, e.Group)
+	g, err := s.turn(ctx, e.Group)
 	if errors.Is(err, storage.ErrNotFound) {
 		return s.join(ctx, a.Peer, e)
 	}
 	if err != nil {
-		return err
-	}
-	if err := g.take(ctx); err != nil {
 		return err
 	}
 	defer g.leave()

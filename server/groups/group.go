@@ -39,13 +39,26 @@ type person struct {
 	parsed  *chain.Opening
 }
 
-// take waits for the turn; leave gives it back.
-func (g *group) take(ctx context.Context) error {
-	select {
-	case g.turn <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return clearbox.Wrap(clearbox.CodeUnavailable, "the request was given up", ctx.Err())
+// turn waits until nobody else changes the group; leave ends the turn. Errors are
+// those of group.
+func (s *Service) turn(ctx context.Context, id clearbox.GroupID) (*group, error) {
+	for {
+		g, err := s.group(ctx, id)
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case g.turn <- struct{}{}:
+		case <-ctx.Done():
+			return nil, clearbox.Wrap(clearbox.CodeUnavailable, "the request was given up", ctx.Err())
+		}
+		s.mu.Lock()
+		current := s.all[id] == g
+		s.mu.Unlock()
+		if current {
+			return g, nil
+		}
+		g.leave() // it was forgotten while we waited; others may have read it anew
 	}
 }
 

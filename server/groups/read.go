@@ -138,11 +138,8 @@ func (s *Service) Forget(ctx context.Context, u clearbox.UserID) error {
 		return err
 	}
 	for _, id := range in {
-		g, err := s.group(ctx, id)
+		g, err := s.turn(ctx, id)
 		if err != nil {
-			return err
-		}
-		if err := g.take(ctx); err != nil {
 			return err
 		}
 		err = s.reread(ctx, g)
@@ -220,14 +217,11 @@ func (s *Service) Overview(ctx context.Context, id clearbox.GroupID) (Overview, 
 // operations and members are deleted here, and every member server and device is
 // told. deed is written into the audit log in the same update.
 func (s *Service) Delete(ctx context.Context, deed storage.AuditEntry, id clearbox.GroupID) error {
-	g, err := s.group(ctx, id)
+	g, err := s.turn(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {
 		return errUnknown()
 	}
 	if err != nil {
-		return err
-	}
-	if err := g.take(ctx); err != nil {
 		return err
 	}
 	defer g.leave()

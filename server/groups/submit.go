@@ -119,14 +119,11 @@ func (s *Service) Submit(ctx context.Context, p auth.Principal, id clearbox.Grou
 	if clearbox.GroupID(o.Group) != id {
 		return Result{}, refuse(chain.ErrGroup)
 	}
-	g, err := s.group(ctx, id)
+	g, err := s.turn(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) {
 		return Result{}, errUnknown()
 	}
 	if err != nil {
-		return Result{}, err
-	}
-	if err := g.take(ctx); err != nil {
 		return Result{}, err
 	}
 	defer g.leave()
@@ -256,21 +253,18 @@ func (s *Service) PeerOp(ctx context.Context, peer clearbox.ServerName, in feder
 	if clearbox.GroupID(o.Group) != in.Group {
 		return 0, head, refuse(chain.ErrGroup)
 	}
-	g, err := s.group(ctx, in.Group)
-	if errors.Is(err, storage.ErrNotFound) || err == nil && g.now.Load().row.Hub != s.server {
+	g, err := s.turn(ctx, in.Group)
+	if errors.Is(err, storage.ErrNotFound) {
 		return 0, head, errUnknown()
 	}
 	if err != nil {
-		return 0, head, err
-	}
-	if err := g.take(ctx); err != nil {
 		return 0, head, err
 	}
 	defer g.leave()
 	cur := g.now.Load()
 	actor, ok := cur.people[o.Actor]
 	switch {
-	case !cur.concerns(peer):
+	case cur.row.Hub != s.server, !cur.concerns(peer):
 		return 0, head, errUnknown()
 	case !ok, actor.user.Server != peer:
 		return 0, head, refuse(ErrActor) // a peer speaks for its own people only
