@@ -25,14 +25,15 @@ type fan struct {
 
 	people *locals
 	who    []clearbox.UserID // whom it is for, with a device or without
-	to     []target          // in ascending order of their devices
-	mails  []storage.Pointer // of each
+	to     []target          // once it is sealed in ascending order of their numbers
+	mails  []storage.Pointer // of each, once it is sealed
 	until  clearbox.Millis
 }
 
 // target is a device that gets it.
 type target struct {
 	user     clearbox.UserID
+	no       int64
 	device   clearbox.DeviceID
 	material []byte // of the message
 }
@@ -46,34 +47,40 @@ func (r *Router) newFan(id clearbox.MessageID, origin clearbox.ServerName, ref [
 
 // add has a device get it.
 func (f *fan) add(user clearbox.UserID, d storage.RecipientDevice, material []byte) {
-	f.to = append(f.to, target{user, d.ID, material})
-	f.mails = append(f.mails, storage.Pointer{DeviceNo: d.No})
+	f.to = append(f.to, target{user, d.No, d.ID, material})
 }
 
 // seal makes the mails. Devices of people who were erased a moment ago get none.
+// A mail is short and its body has a key of its own, so it is sealed for its
+// owner directly and has no content key.
 func (f *fan) seal(r *Router) error {
-	order := make([]int, len(f.to))
-	for i := range order {
-		order[i] = i
-	}
-	slices.SortFunc(order, func(a, b int) int { return cmp.Compare(f.mails[a].DeviceNo, f.mails[b].DeviceNo) })
-	to, mails := make([]target, 0, len(order)), make([]storage.Pointer, 0, len(order))
+	slices.SortFunc(f.to, func(a, b target) int { return cmp.Compare(a.no, b.no) })
+	f.mails = make([]storage.Pointer, 0, len(f.to))
 	plain := make([]byte, 0, 256)
-	for _, i := range order {
-		t, p := f.to[i], f.mails[i]
+	shredded := false
+	for i := range f.to {
+		t := &f.to[i]
 		plain = appendPointer(plain[:0], f, t.material)
-		sealed, err := storage.SealPayload(r.keys, r.opts.Random, f.people.people[t.user].Key, payloadAD(f.id, t.device), plain)
+		sealed, err := r.keys.Seal(f.people.people[t.user].Key, storage.PurposeMailbox, pointerAD(f.id, t.device), plain)
 		if errors.Is(err, storage.ErrShredded) {
+			t.no, shredded = 0, true
 			continue
 		}
 		if err != nil {
 			return err
 		}
-		p.Sealed = storage.Sealed{Payload: sealed.Payload, Wrapped: append(f.id[:len(f.id):len(f.id)], sealed.Wrapped...)}
-		to, mails = append(to, t), append(mails, p)
+		wrapped := append(make([]byte, 0, len(f.id)+len(sealed)), f.id[:]...)
+		f.mails = append(f.mails, storage.Pointer{DeviceNo: t.no, Sealed: storage.Sealed{Wrapped: append(wrapped, sealed...)}})
 	}
-	f.to, f.mails = to, mails
+	if shredded {
+		f.to = slices.DeleteFunc(f.to, func(t target) bool { return t.no == 0 })
+	}
 	return nil
+}
+
+// pointerAD tells a sealed pointer from a sealed content key (payloadAD).
+func pointerAD(id clearbox.MessageID, device clearbox.DeviceID) []byte {
+	return append(payloadAD(id, device), "body"...)
 }
 
 // appendPointer writes the stored form of a mail that points to a body: kind,

@@ -207,7 +207,7 @@ func (op *submit) addHere(m *fanout.Message, here *locals) error {
 			if f, err = r.newFan(op.sub.ID, r.server, ref, op.at, m); err != nil {
 				return err
 			}
-			f.people = here
+			f.people, f.to = here, make([]target, 0, len(m.Recipients()))
 		}
 		f.who = append(f.who, user)
 		for _, d := range here.people[user].Devices {

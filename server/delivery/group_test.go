@@ -726,3 +726,31 @@ func TestSizeOfAnUpload(t *testing.T) {
 		t.Error("a message within the limits of its form is larger than those of a wire")
 	}
 }
+
+// A message to several people elsewhere is at its peers when all took it, two of
+// them at one peer too.
+func TestAtPeerIsEveryPeer(t *testing.T) {
+	w := newWorld(t, worldOptions{})
+	w.routes["c.test"] = nil
+	alice, dave, erin, frank := w.person("alice", 1), w.stranger(), w.strangerAt("c.test"), w.strangerAt("c.test")
+	id := newID(t)
+	_, err := w.send(alice.devices[0], id, to(dave, "x", 1), to(erin, "x", 1), to(frank, "x", 1))
+	must(t, err)
+	for _, peer := range []struct {
+		name  clearbox.ServerName
+		items int
+		after delivery.Status
+	}{{"c.test", 2, delivery.StatusAccepted}, {away, 1, delivery.StatusAtPeer}} {
+		lease, batch := w.taken(peer.name)
+		if len(batch.Items) != peer.items {
+			t.Fatalf("%s gets %d items", peer.name, len(batch.Items))
+		}
+		verdicts := slices.Repeat([]federation.Verdict{{Code: federation.VerdictOK}}, peer.items)
+		for range 2 { // a repeat changes nothing
+			must(t, w.router.Settle(bg, peer.name, federation.ClassMessage, lease, batch, verdicts))
+		}
+		if got := w.states(alice.devices[0], id); got[0] != peer.after {
+			t.Errorf("after %s: %v", peer.name, got)
+		}
+	}
+}

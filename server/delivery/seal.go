@@ -52,6 +52,15 @@ func (r *Router) openMail(key storage.KeyID, device clearbox.DeviceID, m *storag
 		return Delivery{}, errPayload
 	}
 	copy(id[:], m.Sealed.Wrapped)
+	if m.Body != 0 {
+		plain, err := r.keys.Open(key, storage.PurposeMailbox, pointerAD(id, device), m.Sealed.Wrapped[len(id):])
+		if err != nil {
+			return Delivery{}, err
+		}
+		d, err := parsePayload(plain)
+		d.Seq = m.Seq
+		return d, err
+	}
 	sealed := storage.Sealed{Payload: m.Sealed.Payload, Wrapped: m.Sealed.Wrapped[len(id):]}
 	plain, err := storage.OpenPayload(r.keys, key, payloadAD(id, device), sealed)
 	if err != nil {
