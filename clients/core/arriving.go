@@ -225,6 +225,9 @@ func (b *Brain) delivered(tx Tx, s *self, from clearbox.UserID, id clearbox.Mess
 	if err != nil || m == nil || m.Conversation != from {
 		return false, err
 	}
+	if err := b.arrived(tx, s, from); err != nil {
+		return false, err
+	}
 	return b.advance(tx, s, id, state, "", false)
 }
 

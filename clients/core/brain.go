@@ -51,6 +51,7 @@ type Brain struct {
 	stopped  map[string]bool // conversations that wait until changed keys are accepted
 	fleeting fleeting
 	states   map[clearbox.GroupID]*chain.State // verified
+	checked  map[string]time.Time              // when lists of devices were asked for, by key
 
 	// tokenMu makes refreshing serial: a refresh token is good for one use.
 	tokenMu sync.Mutex
@@ -90,6 +91,7 @@ func New(ctx context.Context, vault Vault, network Network, opts Options) (*Brai
 		watchers:    map[chan struct{}]struct{}{},
 		stopped:     map[string]bool{},
 		states:      map[clearbox.GroupID]*chain.State{},
+		checked:     map[string]time.Time{},
 		fleeting:    newFleeting(),
 		preKeys:     preKeyTarget,
 		queueWake:   make(chan struct{}, 1),

@@ -61,6 +61,8 @@ type contact struct {
 
 	Card     *Card           `cbor:"30,keyasint,omitempty"` // what they want to be called
 	CardSent clearbox.Millis `cbor:"31,keyasint,omitempty"` // revision of ours that they were told
+
+	linked []deviceEntry // devices that the list which was just adopted adds
 }
 
 // Contact is what is known of another account.
@@ -252,9 +254,10 @@ func (b *Brain) adopt(ctx context.Context, acc *wire.Account, address string) (C
 		}
 		c.Vouched = c.Vouched || address != "" && c.Changed == nil
 		out = c.public()
-		return save(tx, contactKey(store.uuid), c)
+		return errors.Join(save(tx, contactKey(store.uuid), c), b.topUp(tx, s, c))
 	})
 	if err == nil {
+		wake(b.queueWake)
 		b.changed()
 	}
 	return out, err
@@ -289,7 +292,10 @@ func (b *Brain) adoptList(tx Tx, c *contact, list *keys.DeviceList, acc *wire.Ac
 		case err != nil:
 			return clearbox.Wrap(clearbox.CodeBadSignature, "the contact's list of devices does not follow from the one before", err)
 		}
-		if known == &c.pins && c.Accepted && newDevices(was, list) > 0 {
+		if known == &c.pins && c.Accepted {
+			c.linked = linkedSince(was, list)
+		}
+		if len(c.linked) > 0 {
 			if err := b.noteDevices(tx, c); err != nil {
 				return err
 			}

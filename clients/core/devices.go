@@ -1,7 +1,6 @@
 package core
 
 import (
-	"bytes"
 	"context"
 	"slices"
 
@@ -68,14 +67,4 @@ func strike(l *keys.DeviceList, now int64, gone []clearbox.DeviceID) {
 			d.Removed = max(now, d.Added)
 		}
 	}
-}
-
-// newDevices counts the devices of next that was did not have.
-func newDevices(was, next *keys.DeviceList) (n int) {
-	for _, d := range next.Active() {
-		if !slices.ContainsFunc(was.Devices, func(e deviceEntry) bool { return bytes.Equal(e.Key, d.Key) }) {
-			n++
-		}
-	}
-	return n
 }

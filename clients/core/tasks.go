@@ -197,7 +197,7 @@ func (c *connection) tasks(ctx context.Context) {
 func (b *Brain) tendContacts(ctx context.Context) error {
 	var first error
 	for _, task := range []func(context.Context) error{
-		b.uploadToken, b.tendCertificate, b.tendRoots, b.sendKnocks, b.answerKnocks, b.putBlocks, b.dropFiles, b.tendLost, b.tellProfile, b.tendGroups, b.tendSyncs,
+		b.uploadToken, b.tendCertificate, b.tendRoots, b.sendKnocks, b.answerKnocks, b.putBlocks, b.dropFiles, b.tendLost, b.tellProfile, b.tendGroups, b.tendSyncs, b.tendLists,
 	} {
 		if err := task(ctx); err != nil {
 			if lasting(err) || ctx.Err() != nil {
@@ -252,8 +252,12 @@ func (b *Brain) status(ctx context.Context, id clearbox.MessageID, state wire.Me
 	switch state {
 	case wire.StateAtPeer:
 		err = b.vault.Update(ctx, func(tx Tx) error {
+			m, _, err := findMessage(tx, s.uuid, id)
+			if err != nil || m == nil {
+				return err
+			}
 			moved, err = b.advance(tx, s, id, StateAtPeer, "", false)
-			return err
+			return errors.Join(err, b.arrived(tx, s, m.Conversation))
 		})
 	case wire.StateDelayed:
 		err = b.vault.Update(ctx, func(tx Tx) error {

@@ -14,6 +14,7 @@ import (
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/clients/core"
 	"github.com/clearbox-im/clearbox/clients/core/memvault"
+	"github.com/clearbox-im/clearbox/crypto/vault"
 	"github.com/clearbox-im/clearbox/server/wire"
 )
 
@@ -243,4 +244,40 @@ func (w *World) peer(a, b *House) {
 		w.T.Errorf("the words differ: %v at %s, %v at %s", invited.Words, a.Name, accepted.Peer.Words, b.Name)
 	}
 	w.Secret(invited.Token)
+}
+
+// Link gives p's account a further device, which takes everything over and goes
+// online. What it hears and says is its own; the world's checks are about p.
+func (p *Person) Link(name string) *Person {
+	w := p.w
+	w.T.Helper()
+	second := &Person{w: w, House: p.House, Name: p.Name, Vault: new(memvault.Vault), User: p.User}
+	second.line = newLine(w.Wires, p.Name+" "+name, "https://"+string(p.House.Name), w.clientTLS())
+	ctx := context.Background()
+	var err error
+	second.Brain, err = core.New(ctx, second.Vault, second.line, core.Options{Now: time.Now, Random: rand.Reader})
+	w.must(err)
+	l, err := second.Brain.BeginLink(ctx)
+	w.must(err)
+	ended := make(chan error, 1)
+	go func() {
+		_, err := l.Finish(ctx, name, func(vault.Confirmation) {})
+		ended <- err
+	}()
+	_, err = p.Brain.Link(ctx, l.Code(), func(context.Context, vault.Confirmation) (bool, error) { return true, nil })
+	w.must(errors.Join(err, <-ended))
+	w.Secret(name)
+	w.further = append(w.further, second)
+	second.Online()
+	return second
+}
+
+// Gone ends a device whose session has ended: that is no fault.
+func (p *Person) Gone() {
+	if p.cancel == nil {
+		return
+	}
+	p.cancel()
+	<-p.ended
+	p.cancel = nil
 }

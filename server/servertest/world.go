@@ -43,14 +43,15 @@ type World struct {
 	Wires *Wires
 	Air   *Air // nil without UDP
 
-	ca     *x509.Certificate
-	caKey  *ecdsa.PrivateKey
-	roots  *x509.CertPool
-	houses map[clearbox.ServerName]*House
-	open   bool // new houses are in mode open
-	people []*Person
-	log    buffer
-	spoken []string // texts, names and tokens that no log line may hold
+	ca      *x509.Certificate
+	caKey   *ecdsa.PrivateKey
+	roots   *x509.CertPool
+	houses  map[clearbox.ServerName]*House
+	open    bool // new houses are in mode open
+	people  []*Person
+	further []*Person // devices of people who are in people
+	log     buffer
+	spoken  []string // texts, names and tokens that no log line may hold
 }
 
 // Run runs fn in a bubble with the named homeservers, each a peer of the
@@ -395,7 +396,7 @@ func (h *House) Figures() string {
 }
 
 func (w *World) close() {
-	for _, p := range w.people {
+	for _, p := range append(w.people, w.further...) {
 		p.Offline()
 		p.line.close()
 	}
