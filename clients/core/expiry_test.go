@@ -240,7 +240,14 @@ func TestProfile(t *testing.T) {
 		if c := bob.contact(carl.user.String()); c.Name != "" {
 			t.Errorf("bob knows carl as %q", c.Name)
 		}
-		if st, err := bob.brain.Status(ctx); err != nil || st.Ignored != 1 {
+		altered := core.ProfileOf(ctx, ada.brain)
+		altered.Sealed[20] ^= 1 // somewhere in the name
+		ada.must(core.SendContent(ctx, ada.brain, bob.user, core.Content{Kind: core.KindProfile, Profile: altered}))
+		settle(5 * time.Second)
+		if c := bob.contact(ada.user.String()); c.Name != "Ada L." {
+			t.Errorf("bob knows ada as %q", c.Name)
+		}
+		if st, err := bob.brain.Status(ctx); err != nil || st.Ignored != 2 {
 			t.Errorf("ignored %d, %v", st.Ignored, err)
 		}
 		// Whoever is shut out keeps the old name and does not learn the new key.

@@ -166,7 +166,14 @@ func SendContent(ctx context.Context, b *Brain, to clearbox.UserID, c Content) e
 		if err != nil {
 			return err
 		}
-		return b.enqueue(tx, s, order, &c)
+		it := &outItem{ID: c.ID, To: to, Kind: c.Kind} // under another number at the servers, which drop repeats
+		if it.Outer, err = clearbox.NewMessageID(b.opts.Random); err != nil {
+			return err
+		}
+		if it.Content, err = b.compose(tx, s, &c); err != nil {
+			return err
+		}
+		return b.queueItem(tx, s, outKey(uuidOfUser(to), order), it)
 	})
 	wake(b.queueWake)
 	return err
