@@ -143,6 +143,7 @@ type API struct {
 	watches   *throttle.Buckets // watch frames by account
 	contacts  *throttle.Buckets // changes of who may write, by account
 	signals   *throttle.Buckets // signals, by account
+	uploads   *throttle.Buckets // parts of uploads, by account: each is synced
 	sockets   *sockets
 	workers   *workers
 	draining  atomic.Bool
@@ -160,6 +161,7 @@ func New(server clearbox.ServerName, parts Parts, o Options) *API {
 	a.SetLimits(o.Limits)
 	a.watches = throttle.New(60, time.Second, 50_000)
 	a.signals = throttle.New(20, time.Second/2, 50_000)
+	a.uploads = throttle.New(60, 50*time.Millisecond, 50_000)
 	a.contacts = throttle.New(60, 2*time.Second, 50_000)
 	a.sockets = newSockets()
 	a.workers = newWorkers()

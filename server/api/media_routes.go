@@ -90,6 +90,9 @@ func appendMedia(c *call) error {
 	if err != nil {
 		return err
 	}
+	if err := c.api.uploads.Take(c.api.o.Now(), string(c.who.User.UID)); err != nil {
+		return err
+	}
 	most := c.op.maxBody
 	if n := c.r.ContentLength; n >= 0 {
 		most = n

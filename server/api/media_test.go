@@ -7,9 +7,12 @@ import (
 	"io"
 	"net/http"
 	"strconv"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/server/api"
 	"github.com/clearbox-im/clearbox/server/media"
 	"github.com/clearbox-im/clearbox/server/wire"
 )
@@ -130,6 +133,29 @@ func TestMediaIsRefused(t *testing.T) {
 	w.do("PUT", "/media/"+object.String()+"?offset=0", alice.tokens.Access, "{}").want(t, http.StatusUnsupportedMediaType, clearbox.CodeUnsupportedMedia, "")
 	w.do("GET", "/media/short", alice.tokens.Access, nil).want(t, http.StatusNotFound, clearbox.CodeNotFound, "")
 	alice.part(clearbox.ObjectID{7}, 0, []byte{1}).want(t, http.StatusNotFound, clearbox.CodeNotFound, "")
+}
+
+// Each part is synced, so tiny ones are bounded; who is told to wait goes on.
+func TestMediaInTinyParts(t *testing.T) {
+	var now atomic.Int64 // stands still, so that nothing is gained meanwhile
+	w := newWorld(t, setup{api: api.Options{Now: func() time.Time { return time.Unix(1_800_000_000+now.Load(), 0) }}})
+	alice := w.join("alice")
+	object := clearbox.ObjectID{1}
+	w.do("POST", "/media", alice.tokens.Access, announcement(object, 1000))
+	at := 0
+	for ; at < 100; at++ {
+		if a := alice.part(object, at, []byte{7}); a.status != http.StatusOK {
+			a.want(t, http.StatusTooManyRequests, clearbox.CodeRateLimited, "")
+			break
+		}
+	}
+	if at != 60 {
+		t.Errorf("%d parts at once", at)
+	}
+	now.Add(1)
+	if a := alice.part(object, at, []byte{7}); a.status != http.StatusOK {
+		t.Errorf("a second later: %d %s", a.status, a.body)
+	}
 }
 
 // A connection that breaks in the middle of a part loses nothing that came.

@@ -99,12 +99,13 @@ func FuzzBody(f *testing.F) {
 		`{"refresh_token":"x"}`, `{"items":[{"id":"a","conversation":"AAAA","body":"AAAA"}]}`, `{"ids":["aaaqeayeaudaocajbifqydiob4"]}`,
 		`{"claim_id":"aaaqeayeaudaocajbifqydiob4","user":"aaaqeayeaudaocajbifqydiob4@a.test","devices":[1]}`,
 		`{"uid":"aaaqeayeaudaocajbifqydiob4","handle":"a","password":"p","device_name":"d","device_list":"AAAA","keys":{"signed":{"id":1,"key":"AAAA","signature":"AAAA"}},"notice":{"version":"1","hash":"h"}}`,
+		`{"object":"aaaqeayeaudaocajbifqydiob4","size":9,"reader":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`, `{"digest":"AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="}`,
 		`{"id":"aaaqeayeaudaocajbifqydiob4","body":"AAAA"}`, `{"n":1,"body":"AAAA"}`, `{"device":{"device":1,"at":2,"signature":"AAAA"}}`,
 	} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		for _, body := range []any{new(wire.Login), new(wire.Registration), new(wire.Refresh), new(wire.HistoryUpload), new(wire.StatusQuery), new(wire.KeyClaim), new(wire.Keys), new(wire.DeviceListUpload), new(wire.Submission), new(wire.LinkOpen), new(wire.LinkMessage), new(wire.LinkSession)} {
+		for _, body := range []any{new(wire.Login), new(wire.Registration), new(wire.Refresh), new(wire.HistoryUpload), new(wire.StatusQuery), new(wire.KeyClaim), new(wire.Keys), new(wire.DeviceListUpload), new(wire.Submission), new(wire.LinkOpen), new(wire.LinkMessage), new(wire.LinkSession), new(wire.NewMedia), new(wire.MediaFinish)} {
 			if wire.Decode(wire.JSON, data, body) != nil {
 				continue
 			}
