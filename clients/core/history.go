@@ -14,7 +14,8 @@ import (
 // sessions, prekeys, queues and what the device was doing. The order is that in
 // which they are handed over: people before what they wrote.
 var carried = []string{
-	prefixContac, prefixAddr, prefixAlias, prefixKnock, "roots/", keySettings, keyProfile, prefixConv, prefixMsg,
+	prefixContac, prefixAddr, prefixAlias, prefixKnock, "roots/", keySettings, keyProfile, prefixConv,
+	prefixGroup, prefixOp, prefixWho, prefixMsg,
 }
 
 // isCarried tells whether the record at key is a person's.

@@ -12,6 +12,7 @@ import (
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/clients/core"
 	"github.com/clearbox-im/clearbox/clients/core/memvault"
+	"github.com/clearbox-im/clearbox/crypto/chain"
 	"github.com/clearbox-im/clearbox/crypto/vault"
 )
 
@@ -467,5 +468,47 @@ func TestNobodyToTell(t *testing.T) {
 			t.Errorf("%d are in the queue", st.Queued)
 		}
 		bob.stop()
+	})
+}
+
+// TestLinkedDeviceHasTheGroups: groups go over with their names and history, the new
+// device reads on and writes, and recovery brings them back, too.
+func TestLinkedDeviceHasTheGroups(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, people := crew(t, "ada@a.test", "bob@b.test")
+		ada, bob := people[0], people[1]
+		id := circle(t, ada, bob)
+		ada.tell(id, "before the phone")
+		settle(10 * time.Second)
+		bob.tell(id, "an answer")
+		settle(10 * time.Second)
+		bob.stop()
+		phone := bob.linked()
+		if g := phone.group(id); g.Title != "the crew" || g.Mine != chain.StatusActive || len(g.Members) != 2 {
+			t.Errorf("the phone knows %+v", g)
+		}
+		want(t, "the phone has", phone.within(id), []string{"ada: before the phone", "bob: an answer"})
+		bob.start()
+		phone.start()
+		settle(time.Minute)
+		ada.tell(id, "to both of you")
+		settle(time.Minute)
+		phone.tell(id, "from the phone")
+		settle(time.Minute)
+		whole := []string{"ada: before the phone", "bob: an answer", "ada: to both of you", "bob: from the phone"}
+		for name, p := range map[string]*person{"ada": ada, "bob": bob, "the phone": phone} {
+			want(t, name+" has", p.within(id), whole)
+		}
+		key := phone.secured()
+		settle(3 * time.Minute)
+		back, out, err := bob.recovered(key)
+		if err != nil || out.Missing {
+			t.Fatalf("%+v, %v", out, err)
+		}
+		want(t, "what came back", back.within(id), whole)
+		if g := back.group(id); g.Title != "the crew" || g.Mine != chain.StatusActive {
+			t.Errorf("the recovered device knows %+v", g)
+		}
+		stopAll(ada, bob, phone)
 	})
 }
