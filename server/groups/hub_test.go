@@ -453,3 +453,47 @@ func TestDelete(t *testing.T) {
 		return err
 	})
 }
+
+// A long history comes in pages, to devices and to servers, each with the openings
+// of the people whom its operations add.
+func TestHistoryInPages(t *testing.T) {
+	w := newWorld(t)
+	alice, carol := w.local("alice"), w.elsewhere("carol", there)
+	s := w.begin(alice, rules())
+	for range federation.MaxHistoryOps {
+		w.Clock.Fly(time.Second) // nobody changes a group faster for long
+		s.do(alice, chain.SetInfo{Sealed: []byte("again")})
+	}
+	s.add(alice, chain.RoleMember, carol)
+	var ops, opens [][]byte
+	pages := 0
+	for more := true; more; pages++ {
+		h, err := w.groups.PeerHistory(t.Context(), there, s.id, uint64(len(ops)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(h.Ops) == 0 || len(h.Ops) > federation.MaxHistoryOps {
+			t.Fatalf("a page of %d operations", len(h.Ops))
+		}
+		ops, opens, more = append(ops, h.Ops...), append(opens, h.Openings...), h.More
+	}
+	state, err := chain.Verify(ops)
+	if err != nil || state.Head != s.state.Head || pages != 2 || len(opens) != 2 || string(opens[1]) != string(carol.opening.Encode()) {
+		t.Errorf("%d operations in %d pages with %d openings, %v", len(ops), pages, len(opens), err)
+	}
+	if h, err := w.groups.PeerHistory(t.Context(), there, s.id, s.state.Epoch+5); err != nil || len(h.Ops) != 0 || h.More {
+		t.Errorf("behind its end: %d operations, more %v, %v", len(h.Ops), h.More, err)
+	}
+	// Who is faster than that has to wait.
+	for i := 0; ; i++ {
+		raw := s.next(alice, chain.SetInfo{Sealed: []byte{byte(i)}})
+		err := w.submit(s, alice, raw)
+		if clearbox.CodeOf(err) == clearbox.CodeRateLimited {
+			break
+		}
+		if err != nil || i > 200 {
+			t.Fatalf("%d operations in a moment, %v", i, err)
+		}
+		s.note(raw)
+	}
+}
