@@ -3,13 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/clients/core"
 )
 
 type chatCommand struct {
-	Address string `arg:"" help:"Who to talk with: name@server, or the name alone at your own server."`
+	Address string `arg:"" optional:"" help:"Who to talk with: name@server, or the name alone at your own server."`
+	Group   string `help:"Talk in a group, by its name or its id." placeholder:"GROUP"`
 	History int    `help:"How many earlier lines to show." default:"10"`
 }
 
@@ -27,11 +29,19 @@ func (c *chatCommand) Run(ctx context.Context, a *app) error {
 		return usage("--history cannot be negative")
 	}
 	return a.with(ctx, func(p *profile) error {
-		with, err := p.contact(ctx, c.Address)
+		if c.Address == "" && c.Group == "" {
+			return usage("who with? Give an address, or --group")
+		}
+		in, err := p.talkWith(ctx, c.Address, c.Group, p.contact)
 		if err != nil {
 			return err
 		}
-		t := &talk{app: a, p: p, with: with, to: p.name(ctx, with.User), told: map[clearbox.MessageID]string{}}
+		t := &talk{app: a, p: p, in: in, to: p.name(ctx, in.User), told: map[clearbox.MessageID]string{}}
+		if !in.Group.IsZero() {
+			t.to = strings.TrimSpace(p.whereText(ctx, &core.Message{Group: in.Group}))
+		} else if with, err := p.brain.Known(ctx, in.User.String()); err == nil {
+			t.to += " (" + trustText[with.Trust] + ")"
+		}
 		err = p.running(ctx, func(ctx context.Context) error { return t.run(ctx, c.History) })
 		if ctx.Err() != nil && (err == nil || err == ctx.Err()) { // Ctrl-C is a way to end it
 			err = nil
@@ -47,7 +57,7 @@ func (c *chatCommand) Run(ctx context.Context, a *app) error {
 type talk struct {
 	*app
 	p    *profile
-	with core.Contact
+	in   core.ConversationID
 	to   string
 	last uint64                        // order of the last line that was looked at
 	told map[clearbox.MessageID]string // what was last said of own lines that may still move
@@ -66,9 +76,9 @@ func (t *talk) run(ctx context.Context, history int) error {
 		return err
 	}
 	if !t.JSON {
-		fmt.Fprintf(t.stderr, "-- talking with %s (%s); Ctrl-D ends it\n", t.to, t.with.Trust)
+		fmt.Fprintf(t.stderr, "-- talking with %s; Ctrl-D ends it\n", t.to)
 	}
-	if s := t.trouble(ctx, t.p, t.with.User.Server); s != nil {
+	if s := t.trouble(ctx, t.p, t.in.User.Server); s != nil {
 		t.warn(string(s.State), s.Explanation)
 	}
 	input := make(chan typed) // unbuffered: a line is taken when the one before is queued
@@ -112,7 +122,7 @@ func (t *talk) run(ctx context.Context, history int) error {
 // shown yet.
 func (t *talk) earlier(ctx context.Context, history int) error {
 	brain := t.p.brain
-	shown, err := brain.Recent(ctx, t.with.User, max(history, 1))
+	shown, err := brain.Before(ctx, t.in, 0, max(history, 1))
 	if err != nil {
 		return err
 	}
@@ -127,8 +137,8 @@ func (t *talk) earlier(ctx context.Context, history int) error {
 		return err
 	}
 	for _, m := range unshown {
-		if m.Conversation == t.with.User && (len(shown) == 0 || m.Order < shown[0].Order) {
-			if shown, err = brain.Messages(ctx, t.with.User, m.Order-1, 0); err != nil {
+		if m.In() == t.in && (len(shown) == 0 || m.Order < shown[0].Order) {
+			if shown, err = brain.Lines(ctx, t.in, m.Order-1, 0); err != nil {
 				return err
 			}
 			break
@@ -151,7 +161,7 @@ func (t *talk) news(ctx context.Context) error {
 	if err := t.newRequests(ctx, t.p); err != nil {
 		return err
 	}
-	came, err := brain.Messages(ctx, t.with.User, t.last, 0)
+	came, err := brain.Lines(ctx, t.in, t.last, 0)
 	if err != nil {
 		return err
 	}
@@ -169,7 +179,7 @@ func (t *talk) news(ctx context.Context) error {
 		return err
 	}
 	for _, e := range events {
-		if e.In != core.With(t.with.User) {
+		if e.In != t.in {
 			continue
 		}
 		t.happened(ctx, t.p, &e)
@@ -204,7 +214,7 @@ func (t *talk) news(ctx context.Context) error {
 		return err
 	}
 	for _, m := range fates {
-		if m.Conversation != t.with.User {
+		if m.In() != t.in {
 			continue
 		}
 		t.showFate(ctx, t.p, &m)
@@ -224,7 +234,7 @@ func (t *talk) say(ctx context.Context, in typed) error {
 	}
 	var m *core.Message
 	if err == nil {
-		m, err = t.p.brain.Post(ctx, core.With(t.with.User), core.Post{Text: in.text, Mentions: t.p.mentions(ctx, in.text)})
+		m, err = t.p.brain.Post(ctx, t.in, core.Post{Text: in.text, Mentions: t.p.mentions(ctx, in.text)})
 	}
 	switch code := clearbox.CodeOf(err); code {
 	case "":

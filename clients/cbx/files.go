@@ -26,7 +26,7 @@ const (
 )
 
 // sendFile uploads the file and writes its message.
-func (c *sendCommand) sendFile(ctx context.Context, a *app, p *profile, to core.Contact, answers *core.Ref) (clearbox.MessageID, error) {
+func (c *sendCommand) sendFile(ctx context.Context, a *app, p *profile, to core.ConversationID, answers *core.Ref) (clearbox.MessageID, error) {
 	u, done, err := c.upload(a)
 	if err != nil {
 		return clearbox.MessageID{}, err
@@ -34,7 +34,7 @@ func (c *sendCommand) sendFile(ctx context.Context, a *app, p *profile, to core.
 	defer done()
 	bar := a.progress("sending")
 	u.Progress = bar.tell
-	m, err := p.brain.SendFile(ctx, core.With(to.User), core.Post{Text: c.Text, Reply: answers, Mentions: p.mentions(ctx, c.Text)}, u)
+	m, err := p.brain.SendFile(ctx, to, core.Post{Text: c.Text, Reply: answers, Mentions: p.mentions(ctx, c.Text)}, u)
 	bar.end()
 	if err != nil {
 		switch clearbox.CodeOf(err) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/clients/core"
@@ -11,6 +12,7 @@ import (
 
 type historyCommand struct {
 	Address string `arg:"" optional:"" help:"With whom: name@server, or the name alone at your own server. Without it, the conversations are listed."`
+	Group   string `help:"Of a group, by its name or its id." placeholder:"GROUP"`
 	Limit   int    `help:"How many messages at most, the last ones." default:"20" short:"n"`
 	Before  string `help:"Those before the message with this id." placeholder:"ID"`
 	Pinned  bool   `help:"The pinned messages."`
@@ -32,14 +34,13 @@ func (c *historyCommand) Run(ctx context.Context, a *app) error {
 		return usage("--limit is 1 or more")
 	}
 	return a.with(ctx, func(p *profile) error {
-		if c.Address == "" {
+		if c.Address == "" && c.Group == "" {
 			return a.conversations(ctx, p)
 		}
-		with, err := p.known(ctx, c.Address)
+		in, err := p.talkWith(ctx, c.Address, c.Group, p.known)
 		if err != nil {
 			return err
 		}
-		in := core.With(with.User)
 		lines, err := c.lines(ctx, p, in)
 		if err != nil {
 			return err
@@ -76,6 +77,19 @@ func (c *historyCommand) lines(ctx context.Context, p *profile, in core.Conversa
 	return p.brain.Before(ctx, in, before, c.Limit)
 }
 
+// talkWith is the conversation with a person, found by look, or of a group.
+func (p *profile) talkWith(ctx context.Context, address, group string, look func(context.Context, string) (core.Contact, error)) (core.ConversationID, error) {
+	switch {
+	case address != "" && group != "":
+		return core.ConversationID{}, usage("give an address or --group, not both")
+	case group != "":
+		g, err := p.groupNamed(ctx, group)
+		return core.In(g.ID), err
+	}
+	who, err := look(ctx, address)
+	return core.With(who.User), err
+}
+
 // known is contact for commands that ask no server.
 func (p *profile) known(ctx context.Context, name string) (core.Contact, error) {
 	full, err := p.address(name)
@@ -104,15 +118,16 @@ func (a *app) record(ctx context.Context, p *profile, m *core.Message) {
 
 // conversationLine is a conversation in JSON.
 type conversationLine struct {
-	Type    string          `json:"type"` // conversation
-	With    clearbox.UserID `json:"with"`
-	Address string          `json:"address"`
-	Unshown int             `json:"unshown"`
-	Last    clearbox.Millis `json:"last,omitempty"`
-	Timer   int             `json:"timer,omitempty"` // seconds after which messages disappear
-	Muted   clearbox.Millis `json:"muted,omitempty"` // until when
-	Pins    int             `json:"pins,omitempty"`
-	Draft   string          `json:"draft,omitempty"`
+	Type    string           `json:"type"` // conversation
+	With    clearbox.UserID  `json:"with,omitzero"`
+	Group   clearbox.GroupID `json:"group,omitzero"`
+	Address string           `json:"address"` // or the group's name in brackets
+	Unshown int              `json:"unshown"`
+	Last    clearbox.Millis  `json:"last,omitempty"`
+	Timer   int              `json:"timer,omitempty"` // seconds after which messages disappear
+	Muted   clearbox.Millis  `json:"muted,omitempty"` // until when
+	Pins    int              `json:"pins,omitempty"`
+	Draft   string           `json:"draft,omitempty"`
 }
 
 // conversations lists them, the newest first.
@@ -126,8 +141,11 @@ func (a *app) conversations(ctx context.Context, p *profile) error {
 
 func (a *app) conversation(ctx context.Context, p *profile, c *core.Conversation) {
 	name := p.name(ctx, c.In.User)
+	if !c.In.Group.IsZero() {
+		name = strings.TrimSpace(p.whereText(ctx, &core.Message{Group: c.In.Group}))
+	}
 	line := conversationLine{
-		Type: "conversation", With: c.In.User, Address: name, Unshown: c.Unshown, Timer: int(c.Timer.Seconds()), Muted: c.Muted,
+		Type: "conversation", With: c.In.User, Group: c.In.Group, Address: name, Unshown: c.Unshown, Timer: int(c.Timer.Seconds()), Muted: c.Muted,
 		Pins: len(c.Pins), Draft: c.Draft,
 	}
 	text := name

@@ -50,6 +50,7 @@ type arguments struct {
 	Draft        draftCommand     `cmd:"" help:"Keep, show or forget the beginning of a message."`
 	Card         cardCommand      `cmd:"" name:"profile" help:"Show or set what contacts see of you."`
 	Settings     settingsCommand  `cmd:"" help:"Show or change settings."`
+	Group        groupCommand     `cmd:"" help:"Found, join, change and leave groups."`
 	Contacts     contactsCommand  `cmd:"" help:"List, look up and accept contacts."`
 	Requests     requestsCommand  `cmd:"" help:"List who asks to be accepted."`
 	Accept       acceptCommand    `cmd:"" help:"Accept somebody who asks: they may write to you, and you to them."`

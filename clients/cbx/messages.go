@@ -40,8 +40,11 @@ type messageLine struct {
 	Order       uint64             `json:"order"` // rises; the same message always has the same one
 	ID          clearbox.MessageID `json:"id"`
 	From        string             `json:"from"` // name@server, or the user id while the name is not confirmed
-	FromUser    clearbox.UserID    `json:"from_user"`
-	With        clearbox.UserID    `json:"with"` // the other side of the conversation
+	FromUser    clearbox.UserID    `json:"from_user,omitzero"`
+	With        clearbox.UserID    `json:"with,omitzero"`  // the other side of the conversation
+	Group       clearbox.GroupID   `json:"group,omitzero"` // or the group
+	GroupName   string             `json:"group_name,omitempty"`
+	Event       *groupEventLine    `json:"event,omitempty"` // of kind group: what became of it
 	Kind        core.MessageKind   `json:"kind"`
 	Text        string             `json:"text,omitempty"`
 	Sent        clearbox.Millis    `json:"sent"`
@@ -60,6 +63,15 @@ type messageLine struct {
 	Unsent      clearbox.Code      `json:"change_failed,omitempty"` // why the last change to it did not go out
 	File        *fileLine          `json:"file,omitempty"`
 	Muted       bool               `json:"muted,omitempty"` // nobody wants a noise about it
+}
+
+// groupEventLine is what became of a group in JSON.
+type groupEventLine struct {
+	Event core.GroupEventKind `json:"event"`
+	About []clearbox.UserID   `json:"about,omitempty"`
+	Role  string              `json:"role,omitempty"`
+	Name  string              `json:"name,omitempty"`
+	Alarm core.Alarm          `json:"alarm,omitempty"`
 }
 
 // refLine names a message in JSON.
@@ -95,10 +107,19 @@ type fileLine struct {
 // object is a message in JSON.
 func (a *app) object(ctx context.Context, p *profile, m *core.Message) messageLine {
 	out := messageLine{
-		Type: "message", Order: m.Order, ID: m.ID, From: p.name(ctx, m.Sender), FromUser: m.Sender, With: m.Conversation,
+		Type: "message", Order: m.Order, ID: m.ID, From: p.memberName(ctx, m.Sender), FromUser: m.Sender, With: m.Conversation,
 		Kind: m.Kind, Text: m.Text, Sent: m.Sent, Stored: m.Stored, State: m.State,
 		Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed,
 		Asked: m.Asked, Edited: m.Edited, Expires: m.Expires, Disappears: m.Gone, Unsent: m.Unsent,
+	}
+	if !m.Group.IsZero() {
+		out.Group = m.Group
+		if g, err := p.brain.Group(ctx, m.Group); err == nil {
+			out.GroupName = g.Title
+		}
+	}
+	if e := m.Event; e != nil {
+		out.Event = &groupEventLine{e.Kind, e.About, e.Role, e.Title, e.Alarm}
 	}
 	if m.Reply != nil {
 		out.ReplyTo = &refLine{m.Reply.ID, m.Reply.Author}
@@ -164,8 +185,10 @@ func (a *app) show(ctx context.Context, p *profile, m *core.Message) {
 
 // text is a line of a conversation as a person reads it.
 func (a *app) text(ctx context.Context, p *profile, m *core.Message) string {
-	from, at := p.name(ctx, m.Sender), a.clock(m.Sent)
+	from, at := p.whereText(ctx, m)+p.memberName(ctx, m.Sender), a.clock(m.Sent)
 	switch m.Kind {
+	case core.MessageGroup:
+		return fmt.Sprintf("%s * %s%s", at, p.whereText(ctx, m), p.happenedInGroup(ctx, m))
 	case core.MessageText, core.MessageFile:
 		out := fmt.Sprintf("%s %s%s: %s%s", at, from, p.answered(ctx, m), indented(wording(m)), beside(m))
 		if m.File != nil && !m.Outgoing {
@@ -288,6 +311,9 @@ func (a *app) happened(ctx context.Context, p *profile, e *core.Event) {
 // showFate prints what became of an own message that was written earlier.
 func (a *app) showFate(ctx context.Context, p *profile, m *core.Message) {
 	to := p.name(ctx, m.Conversation)
+	if !m.Group.IsZero() {
+		to = strings.TrimSpace(p.whereText(ctx, m))
+	}
 	if a.JSON {
 		a.line(a.stdout, sentLine{
 			Type: "sent", ID: m.ID, To: to, State: m.State, Reason: m.Reason, Explanation: explanation(m), Text: m.Text, Sent: m.Sent,

@@ -177,7 +177,7 @@ func (a *app) introduce(ctx context.Context, p *profile, lines []core.Message) {
 	seen := map[clearbox.UserID]bool{}
 	for _, m := range lines {
 		c, err := p.brain.Known(ctx, m.Sender.String())
-		if err != nil || c.Accepted || seen[m.Sender] {
+		if err != nil || c.Accepted || seen[m.Sender] || !m.Group.IsZero() {
 			continue
 		}
 		seen[m.Sender] = true

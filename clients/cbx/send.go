@@ -14,11 +14,12 @@ import (
 )
 
 type sendCommand struct {
-	Address string        `arg:"" help:"Who to write to: name@server, or the name alone at your own server."`
+	Address string        `arg:"" optional:"" help:"Who to write to: name@server, or the name alone at your own server. Not with --group."`
 	Text    string        `arg:"" optional:"" help:"The message. Without it, or with -, it is read from standard input."`
 	Wait    string        `help:"How far to wait: ${enum}." enum:"none,server,peer,delivered" default:"server"`
 	Timeout time.Duration `help:"How long to wait." default:"30s"`
 	Reply   string        `help:"What it answers: the id of a message of the conversation, or the beginning of it." placeholder:"ID"`
+	Group   string        `help:"Write to a group, by its name or its id, instead of to a person." placeholder:"GROUP"`
 	Lines   bool          `help:"Send each line of standard input as a message of its own."`
 
 	File         string `help:"A file to send, encrypted; - is standard input. TEXT is then what stands beside it." placeholder:"PATH"`
@@ -75,6 +76,14 @@ func (c *sendCommand) texts(a *app) func(func(string, error) bool) {
 
 // Run queues the messages, which are safe then, and waits as long as asked.
 func (c *sendCommand) Run(ctx context.Context, a *app) error {
+	switch {
+	case c.Group != "" && c.Text != "":
+		return usage("with --group, the text stands alone: quote it if it has blanks")
+	case c.Group != "":
+		c.Text, c.Address = c.Address, ""
+	case c.Address == "":
+		return usage("who is it for? Give an address, or --group")
+	}
 	if c.File == "" && (c.Name != "" || c.KeepMetadata) || c.File != "" && (c.Lines || c.Text == "-") {
 		return usage("--name and --keep-metadata go with --file, and --file with at most one text as an argument")
 	}
@@ -85,7 +94,7 @@ func (c *sendCommand) Run(ctx context.Context, a *app) error {
 		return usage("--lines reads standard input; leave the text out")
 	}
 	return a.with(ctx, func(p *profile) error {
-		to, err := p.contact(ctx, c.Address)
+		to, server, err := c.to(ctx, p)
 		if clearbox.CodeOf(err) == clearbox.CodeUnavailable {
 			return advise(clearbox.Wrap(clearbox.CodeUnavailable,
 				err.Error()+", and "+clean(c.Address)+" was never looked up on this device: nothing was queued", err), "Send it again later; cbx status shows whether the server answers.")
@@ -103,7 +112,7 @@ func (c *sendCommand) Run(ctx context.Context, a *app) error {
 			var waiting []clearbox.MessageID
 			unsent := c.queue(ctx, a, p, to, func(id clearbox.MessageID) { waiting = append(waiting, id) })
 			// What came before a line that cannot be sent is on its way all the same.
-			if err := c.await(ctx, a, p, to.User.Server, waiting); err != nil || unsent == nil {
+			if err := c.await(ctx, a, p, server, waiting); err != nil || unsent == nil {
 				return err
 			}
 			return unsent
@@ -111,9 +120,21 @@ func (c *sendCommand) Run(ctx context.Context, a *app) error {
 	})
 }
 
+// to is the conversation to write into, with the server of the other side, which a
+// group has none of.
+func (c *sendCommand) to(ctx context.Context, p *profile) (core.ConversationID, clearbox.ServerName, error) {
+	if c.Group != "" {
+		g, err := p.groupNamed(ctx, c.Group)
+		c.Address = groupName(&g)
+		return core.In(g.ID), "", err
+	}
+	who, err := p.contact(ctx, c.Address)
+	return core.With(who.User), who.User.Server, err
+}
+
 // queue gives the first error; a line that is too long is left out, the lines
 // behind it are not.
-func (c *sendCommand) queue(ctx context.Context, a *app, p *profile, to core.Contact, each func(clearbox.MessageID)) error {
+func (c *sendCommand) queue(ctx context.Context, a *app, p *profile, to core.ConversationID, each func(clearbox.MessageID)) error {
 	var answers *core.Ref
 	if c.Reply != "" {
 		m, err := p.line(ctx, c.Reply)
@@ -134,7 +155,7 @@ func (c *sendCommand) queue(ctx context.Context, a *app, p *profile, to core.Con
 	for text, err := range c.texts(a) {
 		var m *core.Message
 		if err == nil {
-			m, err = p.brain.Post(ctx, core.With(to.User), core.Post{Text: text, Reply: answers, Mentions: p.mentions(ctx, text)})
+			m, err = p.brain.Post(ctx, to, core.Post{Text: text, Reply: answers, Mentions: p.mentions(ctx, text)})
 		}
 		switch code := clearbox.CodeOf(err); {
 		case err == nil:

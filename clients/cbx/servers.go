@@ -26,7 +26,7 @@ const serverPatience = 2 * time.Second
 // trouble asks the own server what is wrong with another one; nil if nothing
 // is, as far as it knows, or if it does not say.
 func (a *app) trouble(ctx context.Context, p *profile, server clearbox.ServerName) *serverLine {
-	if who, err := p.brain.Profile(); err != nil || who.User.Server == server {
+	if who, err := p.brain.Profile(); err != nil || who.User.Server == server || server == "" {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, serverPatience)

@@ -240,6 +240,9 @@ func (b *Brain) showGroup(r Reader, g *group) (Group, error) {
 			return out, err
 		}
 		shown := GroupMember{User: user, Role: m.Role, Invited: m.Status == chain.StatusInvited, Trust: TrustUnverified}
+		if user == s.User {
+			shown.Trust = TrustVerified
+		}
 		if o != nil && user != s.User {
 			c, err := load[contact](r, contactKey(uuidOfUser(user)))
 			if err != nil {

@@ -328,6 +328,11 @@ func (b *Brain) unreadableIn(tx Tx, s *self, id clearbox.GroupID, l *letter, rea
 // readGroupLetter deals with a content that one member's device sent to this one
 // alone in the name of a group, over their session.
 func (b *Brain) readGroupLetter(tx Tx, s *self, l *letter, c *Content, got *arrivals) error {
+	if l.Sender != s.User {
+		if err := b.claimName(tx, s, l.Sender, c.Address, got); err != nil {
+			return err
+		}
+	}
 	switch c.Kind {
 	case KindSenderKey:
 		return b.hear(tx, l, c, got)

@@ -367,7 +367,13 @@ func (b *Brain) Drain(ctx context.Context) error {
 			}
 		}
 		if len(mail) == 0 && !out.More {
-			return b.tendRoots(ctx)
+			if err := b.tendRoots(ctx); err != nil {
+				return err
+			}
+			if err := b.tendGroups(ctx); lasting(err) || ctx.Err() != nil {
+				return err
+			}
+			return nil // what a server did not tell is asked for again
 		}
 		got, err := b.receive(ctx, mail)
 		if err != nil {
