@@ -454,3 +454,36 @@ func TestGroupSizes(t *testing.T) {
 		stopAll(p...)
 	})
 }
+
+// TestGroupOldBackup: a device that goes on from an older copy of its memory
+// writes under a new sender key, and reads on after it has asked.
+func TestGroupOldBackup(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, p := crew(t, "ada@a.test", "bob@b.test")
+		ada, bob := p[0], p[1]
+		id := circle(t, p...)
+		bob.tell(id, "one")
+		ada.tell(id, "two")
+		settle(5 * time.Second)
+		old := bob.store.Clone()
+		bob.tell(id, "three")
+		ada.tell(id, "four")
+		settle(5 * time.Second)
+		bob.stop()
+		bob.store, bob.vault = old, old
+		bob.open()
+		bob.start()
+		settle(time.Minute)
+		bob.tell(id, "five")
+		ada.tell(id, "six")
+		settle(10 * time.Minute)
+		got := ada.within(id)
+		slices.Sort(got)
+		want(t, "ada sees", got, []string{"ada: four", "ada: six", "ada: two", "bob: five", "bob: one", "bob: three"})
+		got = bob.within(id)
+		if !slices.Contains(got, "ada: six") || slices.ContainsFunc(got, func(s string) bool { return s[0] == '<' }) {
+			t.Errorf("bob sees %q", got)
+		}
+		stopAll(p...)
+	})
+}

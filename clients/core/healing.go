@@ -401,6 +401,15 @@ func (b *Brain) rewind(ctx context.Context, acked int64) error {
 				return err
 			}
 		}
+		spoken, err := tx.List(Range{Prefix: prefixSender})
+		if err != nil {
+			return err
+		}
+		for _, e := range spoken { // the next message to a group has a new key
+			if err := tx.Delete(e.Key); err != nil {
+				return err
+			}
+		}
 		st, err := loadPreKeyState(tx)
 		if err != nil {
 			return err
