@@ -14,6 +14,7 @@ import (
 	sender "github.com/clearbox-im/clearbox/crypto/group"
 	"github.com/clearbox-im/clearbox/crypto/keys"
 	"github.com/clearbox-im/clearbox/crypto/sealed"
+	"github.com/clearbox-im/clearbox/server/wire"
 )
 
 // within gives the texts of a group's lines on p's device, who wrote each before it.
@@ -199,6 +200,44 @@ func keysOf(user clearbox.UserID) keys.ServiceID { return keys.AccountServiceID(
 
 // TestRemovedReadsNothing is the promise of a removal: what a device that has
 // processed it encrypts, the removed member cannot read, not even with everything
+// TestToldLate: who founded a group is told late that somebody accepted. What they
+// write meanwhile, for nobody as far as they know, reaches them all the same.
+func TestToldLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, p := crew(t, "ada@a.test", "bob@b.test")
+		ada, bob := p[0].start(), p[1].start()
+		g, err := ada.brain.CreateGroup(ctx, "the crew", "who row")
+		if err != nil {
+			t.Fatal(err)
+		}
+		alone := ada.tell(g.ID, "nobody is here")
+		settle(time.Minute)
+		if s := ada.state(alone); s != core.StateAtPeer {
+			t.Errorf("a message for nobody is %s", s)
+		}
+		ada.contact(bob.name.String())
+		if err := ada.brain.InviteToGroup(ctx, g.ID, bob.user, false); err != nil {
+			t.Fatal(err)
+		}
+		settle(2 * time.Second)
+		w.setShowOps(func(to clearbox.UserID, ops []wire.GroupEvent) []wire.GroupEvent {
+			if to == ada.user {
+				return nil
+			}
+			return ops
+		})
+		if err := bob.brain.AcceptGroup(ctx, g.ID); err != nil {
+			t.Fatal(err)
+		}
+		settle(2 * time.Second)
+		w.setShowOps(nil)
+		ada.tell(g.ID, "hello bob")
+		settle(time.Minute)
+		want(t, "bob sees", bob.within(g.ID), []string{"ada: hello bob"})
+		stopAll(p...)
+	})
+}
+
 // that servers can give them.
 func TestRemovedReadsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

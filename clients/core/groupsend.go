@@ -284,16 +284,49 @@ func recipientsOf(s *self, to []audience) ([]sealed.Recipient, error) {
 	return out, nil
 }
 
-// sentToNobody moves a message on that had no other reader.
+// sentToNobody moves a message on that had no other reader. Since no server was
+// asked about it, the own one is first asked whether that is still so: somebody
+// may have accepted the invitation meanwhile.
 func (b *Brain) sentToNobody(ctx context.Context, key string) error {
 	s, err := b.me()
 	if err != nil {
+		return err
+	}
+	var id clearbox.GroupID
+	err = b.vault.View(ctx, func(r Reader) error {
+		it, err := load[outItem](r, key)
+		if it != nil {
+			id = it.Group
+		}
+		return err
+	})
+	if err != nil || id.IsZero() {
+		return err
+	}
+	if err := b.syncGroup(ctx, id, true); err != nil {
 		return err
 	}
 	err = b.vault.Update(ctx, func(tx Tx) error {
 		it, err := load[outItem](tx, key)
 		if err != nil || it == nil {
 			return err
+		}
+		g, st, err := b.loadGroup(tx, id)
+		if err != nil || g == nil {
+			return err
+		}
+		to, err := b.audienceOf(tx, s, g, st)
+		var stranger *strangerError
+		switch {
+		case errors.As(err, &stranger):
+			return nil // somebody is there now: it is prepared anew
+		case err != nil:
+			return err
+		}
+		for _, a := range to {
+			if len(a.devices) > 0 {
+				return nil
+			}
 		}
 		if err := tx.Delete(key); err != nil {
 			return err

@@ -27,6 +27,7 @@ type demo struct {
 	a, b  *demoHouse
 	alice *demoPerson
 	bob   *demoPerson
+	carol *demoPerson // joins for the group
 	begin time.Time
 
 	spoken    []string    // every text between Alice and Bob, in order

@@ -134,7 +134,14 @@ func (d *demo) link(ctx context.Context) error {
 			return errors.New("the new device shows another history")
 		}
 	}
-	d.say("  %-24s * the tablet shows all %d messages; the first is %q", d.alice.address, len(after), after[0].Text)
+	group, err := tablet.groupLines(ctx, demoGroup)
+	if err != nil {
+		return err
+	}
+	if len(group) < 3 {
+		return fmt.Errorf("the new device shows %d messages of the group", len(group))
+	}
+	d.say("  %-24s * the tablet shows all %d messages and the group; the first is %q", d.alice.address, len(after), after[0].Text)
 	d.tablet = &tablet
 	return nil
 }

@@ -69,7 +69,7 @@ func (d *demo) play(ctx context.Context) error {
 		return err
 	}
 	d.say("")
-	for _, scene := range []func(context.Context) error{d.protocols, d.change, d.link, d.suspended, d.part} {
+	for _, scene := range []func(context.Context) error{d.protocols, d.change, d.gather, d.link, d.suspended, d.part} {
 		if err := scene(ctx); err != nil {
 			return err
 		}

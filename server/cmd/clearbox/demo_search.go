@@ -15,7 +15,7 @@ import (
 // secrets is what must stand in no file of a server: every text, and what the
 // people are called.
 func (d *demo) secrets() (texts []string, names []string) {
-	for _, p := range []*demoPerson{d.alice, d.bob} {
+	for _, p := range []*demoPerson{d.alice, d.bob, d.carol} {
 		name, _, _ := strings.Cut(p.address, "@")
 		names = append(names, name)
 	}
