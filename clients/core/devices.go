@@ -39,14 +39,11 @@ func (b *Brain) publish(ctx context.Context, edit func(next *keys.DeviceList, no
 // device that has no root key, or by the server, since nobody used them for long.
 // So the signed list stays the truth.
 func (b *Brain) tendDevices(ctx context.Context) error {
-	s, err := b.me()
-	if err != nil {
-		return err
-	}
 	if _, err := b.Devices(ctx); err != nil {
 		return err
 	}
-	if s, err = b.me(); err != nil || len(s.Withdrawn) == 0 {
+	s, err := b.me()
+	if err != nil || len(s.Withdrawn) == 0 {
 		return err
 	}
 	_, err = b.publish(ctx, func(l *keys.DeviceList, now int64) error {

@@ -54,7 +54,7 @@ func gather(r Reader, after uint64) ([]record, error) {
 			if prefix == prefixMsg && orderOf(e.Key) <= after {
 				continue
 			}
-			out = append(out, record{e.Key, e.Value})
+			out = append(out, record(e))
 		}
 	}
 	return out, nil

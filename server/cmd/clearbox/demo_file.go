@@ -45,7 +45,7 @@ func (d *demo) carry(ctx context.Context) error {
 		return err
 	}
 	if got != sent {
-		return errors.New("Bob saved another file than Alice sent")
+		return errors.New("the file that was saved is not the one that was sent")
 	}
 	kept := 0
 	err = filepath.WalkDir(filepath.Join(d.b.dir, "data", "media"), func(_ string, e fs.DirEntry, err error) error {
@@ -58,7 +58,7 @@ func (d *demo) carry(ctx context.Context) error {
 		return err
 	}
 	if kept > 0 {
-		return errors.New("Bob's server kept something of Alice's file")
+		return errors.New("the reader's server kept something of the file")
 	}
 	d.say("  %-24s * saved it, byte for byte, %s after she began; his server kept nothing of it", d.bob.address, took.Round(10*time.Millisecond))
 	return nil
