@@ -176,7 +176,8 @@ func (in *Inbox) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // servePeer runs the checks in their order: outer form, known origin,
 // signature over the headers, clock, nonce, state of the peering, quotas, and
-// only then the body.
+// only then the body. The nonce is remembered after the quotas: what is beyond
+// them takes no room, and was not done, so that nothing is done twice.
 func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 	origin, err := in.verifier.Origin(r)
 	if err != nil {
@@ -195,7 +196,7 @@ func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 		in.refuseUnsigned(w, &problem{Code: clearbox.CodeUnknownPeer})
 		return
 	}
-	v, err := in.verifier.Verify(r, origin, in.client.keysOf(&peer), in.opts.Now())
+	v, err := in.verifier.Check(r, origin, in.client.keysOf(&peer), in.opts.Now())
 	if err != nil && v == nil {
 		if clearbox.CodeOf(err) == clearbox.CodeUnknownKey {
 			in.client.refetchLater(origin)
@@ -229,6 +230,10 @@ func (in *Inbox) servePeer(w http.ResponseWriter, r *http.Request, e endpoint) {
 	defer in.quotas.leave(q, e.media)
 	if wait := in.admit(q, e, r.ContentLength); wait > 0 {
 		a.slowDown(wait)
+		return
+	}
+	if err := in.verifier.Take(v, in.opts.Now()); err != nil {
+		a.refuse(err)
 		return
 	}
 	allow(w, r.ContentLength, e.limit)

@@ -44,13 +44,7 @@ func NewNonces(maxPerPeer int) *Nonces {
 // when it was taken before and FaultNonceFull when there is no room. until is
 // when the request stops being acceptable by the clock alone.
 func (n *Nonces) Use(origin clearbox.ServerName, keyid string, nonce []byte, until, now time.Time) error {
-	h := sha256.New()
-	h.Write([]byte(keyid))
-	h.Write([]byte{0})
-	h.Write(nonce)
-	var key [16]byte
-	copy(key[:], h.Sum(nil))
-
+	key := nonceKey(keyid, nonce)
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	p := n.peers[origin]
@@ -60,10 +54,8 @@ func (n *Nonces) Use(origin clearbox.ServerName, keyid string, nonce []byte, unt
 		n.peers[origin] = p
 	}
 	p.forget(now)
-	for _, s := range p.slots {
-		if _, used := s[key]; used {
-			return fault(FaultReplay)
-		}
+	if p.has(key) {
+		return fault(FaultReplay)
 	}
 	if p.count >= n.max {
 		return fault(FaultNonceFull)
@@ -75,6 +67,34 @@ func (n *Nonces) Use(origin clearbox.ServerName, keyid string, nonce []byte, unt
 	p.slots[slot][key] = struct{}{}
 	p.count++
 	return nil
+}
+
+// Used tells whether the nonce was taken. It takes nothing, so that what is
+// refused afterwards needs no room.
+func (n *Nonces) Used(origin clearbox.ServerName, keyid string, nonce []byte) bool {
+	key := nonceKey(keyid, nonce)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := n.peers[origin]
+	return p != nil && p.has(key)
+}
+
+func nonceKey(keyid string, nonce []byte) (key [16]byte) {
+	h := sha256.New()
+	h.Write([]byte(keyid))
+	h.Write([]byte{0})
+	h.Write(nonce)
+	copy(key[:], h.Sum(nil))
+	return key
+}
+
+func (p *nonceSlots) has(key [16]byte) bool {
+	for _, s := range p.slots {
+		if _, used := s[key]; used {
+			return true
+		}
+	}
+	return false
 }
 
 func (n *Nonces) dropIdle(now time.Time) {

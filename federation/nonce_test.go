@@ -52,3 +52,35 @@ func TestNonces(t *testing.T) {
 		t.Errorf("a live nonce: %q", f)
 	}
 }
+
+// What is beyond a quota takes no room in the cache, may come again, and is
+// then done once.
+func TestNoncesAboveQuota(t *testing.T) {
+	two(t, nil, func(_ *world, a, b *node) {
+		const room, burst = 60, 50 // the claims that may come at once
+		b.inbox.Store(federation.NewInbox(b.self, b.client, b.acceptor, b.dir, federation.InboxOptions{Now: b.now, MaxNonces: room}))
+		c := newCaptured(t, a, b)
+		c.body = []byte{0xa0}
+		c.r.URL.Path = federation.PathClaim
+		count := map[clearbox.Code]int{}
+		for range 4 * room {
+			time.Sleep(time.Millisecond) // another nonce
+			c.sign(t, time.Now())
+			count[problemCode(t, c.deliver())]++
+		}
+		if count[clearbox.CodeRateLimited] < 4*room-burst-5 || count[clearbox.CodeBadRequest] < burst {
+			t.Fatalf("%v: the quota was not what refused", count)
+		}
+		for range 2 {
+			if code := problemCode(t, c.deliver()); code != clearbox.CodeRateLimited {
+				t.Errorf("once more, beyond the quota: %s", code)
+			}
+		}
+		time.Sleep(10 * time.Second)
+		for i, want := range []clearbox.Code{clearbox.CodeBadRequest, clearbox.CodeReplay} {
+			if code := problemCode(t, c.deliver()); code != want {
+				t.Errorf("within the quota, time %d: %s, want %s", i+1, code, want)
+			}
+		}
+	})
+}

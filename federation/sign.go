@@ -115,6 +115,9 @@ type Verified struct {
 	KID       string
 	Created   time.Time
 	Signature string // the Signature header; answers are bound to it
+
+	nonce []byte
+	until time.Time // the clock alone refuses the request from then on
 }
 
 // Verifier checks requests against the profile. It is safe for concurrent use.
@@ -145,11 +148,26 @@ func (v *Verifier) Origin(r *http.Request) (clearbox.ServerName, error) {
 	return origin, nil
 }
 
-// Verify checks everything about the request but its body: form, addressee,
+// Verify is Check and, when that finds nothing, Take.
+func (v *Verifier) Verify(r *http.Request, origin clearbox.ServerName, keys KeyFor, now time.Time) (*Verified, error) {
+	found, err := v.Check(r, origin, keys, now)
+	if err == nil {
+		err = v.Take(found, now)
+	}
+	return found, err
+}
+
+// Take remembers the nonce of a request that Check let pass. Nothing may be
+// done for the request before: of two that are the same, one is refused here.
+func (v *Verifier) Take(found *Verified, now time.Time) error {
+	return v.Nonces.Use(found.Origin, found.KID, found.nonce, found.until, now)
+}
+
+// Check looks at everything about the request but its body: form, addressee,
 // signature, clock, nonce, in this order. keys are the claimed origin's. When
 // only the clock or the nonce is wrong the result is returned along with the
-// error, since the signature was good.
-func (v *Verifier) Verify(r *http.Request, origin clearbox.ServerName, keys KeyFor, now time.Time) (*Verified, error) {
+// error, since the signature was good. The nonce is not taken yet.
+func (v *Verifier) Check(r *http.Request, origin clearbox.ServerName, keys KeyFor, now time.Time) (*Verified, error) {
 	components, withBody, err := requestComponents(r.Method)
 	if err != nil {
 		return nil, err
@@ -183,19 +201,19 @@ func (v *Verifier) Verify(r *http.Request, origin clearbox.ServerName, keys KeyF
 	if !ed25519.Verify(key, requestBase(t, r.Header, withBody, signed), sig) {
 		return nil, fault(FaultSignature)
 	}
+	created, expires := time.Unix(p.created, 0), time.Unix(p.expires, 0)
 	ok2 := &Verified{
 		Origin: origin, Version: r.Header.Get(headerVersion), KID: p.keyid,
-		Created: time.Unix(p.created, 0), Signature: r.Header.Get(headerSignature),
+		Created: created, Signature: r.Header.Get(headerSignature), nonce: nonce, until: expires.Add(clockSkew),
 	}
-	created, expires := time.Unix(p.created, 0), time.Unix(p.expires, 0)
 	switch {
 	case created.After(now.Add(clockSkew)):
 		return ok2, fault(FaultEarly)
 	case now.After(expires.Add(clockSkew)):
 		return ok2, fault(FaultLate)
 	}
-	if err := v.Nonces.Use(origin, p.keyid, nonce, expires.Add(clockSkew), now); err != nil {
-		return ok2, err
+	if v.Nonces.Used(origin, p.keyid, nonce) {
+		return ok2, fault(FaultReplay)
 	}
 	return ok2, nil
 }
