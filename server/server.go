@@ -58,6 +58,9 @@ type Options struct {
 	Dial         func(ctx context.Context, network, addr string) (net.Conn, error) // to peers
 	Resolve      func(ctx context.Context, host string) ([]netip.Addr, error)      // of peers' hosts
 
+	// SweepEvery is how often late and expired mail is looked for, as in delivery.Options; tests let it rest for days.
+	SweepEvery time.Duration
+
 	Version wire.Version
 	// Started is called once when every listener is open.
 	Started func()
@@ -222,7 +225,8 @@ func (s *Server) buildRooms(ctx context.Context, c *config.Config) error {
 		Now: s.o.Now, Random: s.o.Random, Log: s.log, MailTTL: c.Retention.Undelivered, OutboxTTL: c.Retention.Outbox,
 		SubmissionTTL: c.Retention.Idempotency, DelayedAfter: c.Federation.DelayedAfter,
 		PeerQueueItems: orUnlimited(int64(c.Limits.PeerQueueItems)), PeerQueueBytes: orUnlimited(int64(c.Limits.PeerQueueSize)),
-		Admit: s.disk.admit, Nudge: s.nudge, NudgeControl: s.nudgeControl, Organisation: s.organisation,
+		SweepEvery: s.o.SweepEvery,
+		Admit:      s.disk.admit, Nudge: s.nudge, NudgeControl: s.nudgeControl, Organisation: s.organisation,
 		Rosters: rosters{s}, GroupsArrived: func() { s.groups.Arrived() },
 		Open: func(tx *storage.Tx, userNo int64) (clearbox.Millis, error) {
 			return s.auth.ConsentedSince(tx, userNo, auth.PurposeOpenReachability)

@@ -187,6 +187,8 @@ type House struct {
 	Name clearbox.ServerName
 	Conf *config.Config
 	dir  string
+	// SweepEvery holds from the next Start on; 0 is what servers do.
+	SweepEvery time.Duration
 
 	ahead  atomic.Int64 // of its clock, in nanoseconds
 	watch  atomic.Pointer[func(*http.Request)]
@@ -286,6 +288,7 @@ func (h *House) Start() {
 		Resolve:      func(_ context.Context, host string) ([]netip.Addr, error) { return w.resolve(host) },
 		Started:      func() { close(ready) },
 		Incoming:     h.incoming,
+		SweepEvery:   h.SweepEvery,
 	})
 	w.must(err)
 	ctx, cancel := context.WithCancel(context.Background())
