@@ -11,7 +11,7 @@ BROWSER := ./clients/core/... ./crypto/curve ./crypto/keys ./crypto/chain ./cryp
 RACE    := $(shell command -v gcc >/dev/null 2>&1 || command -v cc >/dev/null 2>&1 && echo -race)
 FUZZTIME ?= 10s
 S ?= local,offline,idle,fed,fed-h3,fed-backlog,fed-trouble,group,media,cold
-T ?= kill9,outage,clock,replay,timing,receipts,weather,faults,halfopen,diskfull,malformed,slow,leaks,model,powercut
+T ?= kill9,outage,clock,replay,timing,receipts,weather,faults,halfopen,diskfull,malformed,slow,leaks,model,away,healing,conversations,powercut
 
 .PHONY: help build demo test check fuzz interop bench bench-client reliability wasm-size wasm-test dist install clean generate
 

@@ -333,6 +333,7 @@ func TestExportImport(t *testing.T) {
 
 // TestArchiveBeginsAnew: a long chain is replaced by a short one, whole.
 func TestArchiveBeginsAnew(t *testing.T) {
+	heavy(t)
 	w, ada, bob := pair(t)
 	key := bob.secured()
 	for range core.ChainMost + 2 {

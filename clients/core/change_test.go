@@ -186,6 +186,7 @@ func TestHostileChanges(t *testing.T) {
 // TestChangesBeforeTheirMessage: what refers to a message that is not here yet
 // waits for it, for a month and not in any number.
 func TestChangesBeforeTheirMessage(t *testing.T) {
+	heavy(t)
 	synctest.Test(t, func(t *testing.T) {
 		_, ada, bob := friends(t)
 		id := func(n int) clearbox.MessageID { return clearbox.MessageID{1, byte(n), byte(n >> 8)} }

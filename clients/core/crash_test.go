@@ -136,6 +136,7 @@ func (p *person) say(to *person, text string) {
 // Whatever happens: every message arrives, once, in order, and its sender
 // learns of it.
 func TestCrashAtEveryWrite(t *testing.T) {
+	heavy(t)
 	texts := []string{"one", "two"}
 	for _, victim := range []string{"ada", "bob"} {
 		for _, after := range []bool{false, true} {

@@ -40,6 +40,7 @@ func TestDeviceComesAndGoes(t *testing.T) {
 		phone.start()
 		settle(time.Second)
 		ada.send(bob, "two")
+		settle(5 * time.Second) // ada learns of the phone
 		bob.send(ada, "re: two")
 		settle(10 * time.Second)
 		want(t, "bob heard", bob.heard(ada), []string{"one", "two"})
@@ -92,6 +93,7 @@ func TestWithdrawnDevice(t *testing.T) {
 }
 
 func TestPreKeysAreTended(t *testing.T) {
+	heavy(t)
 	synctest.Test(t, func(t *testing.T) {
 		w, ada, _ := pair(t)
 		bob := newPerson(t, w, "rob@b.test")

@@ -15,6 +15,7 @@ import (
 // something was written: each of them sees it once, in order of its sender, and
 // nobody else ever does.
 func TestGroupModel(t *testing.T) {
+	heavy(t)
 	for seed := range uint64(6) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 1))

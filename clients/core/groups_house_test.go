@@ -54,6 +54,15 @@ func (w *world) serveGroups(s *session, method, path, query string, body []byte)
 		}
 		return out, err, true
 	}
+	if method+" "+path == "GET /groups" {
+		out := &wire.Groups{Groups: []wire.GroupSummary{}}
+		for id, g := range w.groups {
+			if g.member(s.user, chain.StatusInvited) {
+				out.Groups = append(out.Groups, wire.GroupSummary{Group: id, Epoch: uint64(len(g.ops))})
+			}
+		}
+		return out, nil, true
+	}
 	name, rest, _ := strings.Cut(strings.TrimPrefix(path, "/groups/"), "/")
 	id, err := clearbox.ParseGroupID(name)
 	g := w.groups[id]

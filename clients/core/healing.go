@@ -416,7 +416,7 @@ func (b *Brain) rewind(ctx context.Context, acked int64) error {
 		}
 		// The server may have newer keys than this vault, under the next numbers.
 		st.Rotated, st.NextID = 0, st.NextID+rewindSkip
-		return errors.Join(save(tx, keyPreKeys, st), setCount(tx, keySeq, uint64(acked)), tally(tx, func(h *Healing) { h.Rewound++ }))
+		return errors.Join(save(tx, keyPreKeys, st), tx.Delete(keyGroupsAsked), setCount(tx, keySeq, uint64(acked)), tally(tx, func(h *Healing) { h.Rewound++ }))
 	})
 }
 

@@ -123,8 +123,8 @@ func TestLineWhileItHeals(t *testing.T) {
 	})
 }
 
-// TestOldBackupHeals: bob's device goes on from an older copy of its memory. What
-// is written from then on is read after one round trip, in both directions.
+// TestOldBackupHeals is R21: bob's device goes on from an older copy of its memory. What
+// is written from then on is read after one round trip, in both directions. It prints one JSON line.
 func TestOldBackupHeals(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		_, ada, bob := talked(t)
@@ -158,6 +158,8 @@ func TestOldBackupHeals(t *testing.T) {
 		if h := ada.healing(); h.Lost != 0 {
 			t.Errorf("ada's healing %+v", h)
 		}
+		h := bob.healing()
+		fmt.Printf(`{"test":"healing","rewound":%d,"unreadable":%d,"asked":%d,"healed":%d}`+"\n", h.Rewound, h.Lost, h.Asked, h.Healed)
 		ada.stop()
 		bob.stop()
 	})
@@ -166,6 +168,7 @@ func TestOldBackupHeals(t *testing.T) {
 // TestHealingEnds: where both sides lose whatever the other one sends, they ask
 // less and less, and stop.
 func TestHealingEnds(t *testing.T) {
+	heavy(t)
 	synctest.Test(t, func(t *testing.T) {
 		w, ada, bob := talked(t)
 		sent := 0
@@ -206,6 +209,7 @@ func TestHealingEnds(t *testing.T) {
 // TestOnlyForWhomItWas: whoever asks gets nothing that was not for that very
 // device, and not without end.
 func TestOnlyForWhomItWas(t *testing.T) {
+	heavy(t)
 	synctest.Test(t, func(t *testing.T) {
 		w, ada, bob := talked(t)
 		eve := newPerson(t, w, "eve@b.test").join()

@@ -27,6 +27,7 @@ type crossing struct {
 // watcher guesses; without the wait the watcher would know. With one
 // conversation at a time nothing of this helps, which docs/e2ee.md says.
 func TestThreat20ReceiptsTellLittleOfTheSender(t *testing.T) {
+	heavy(t)
 	const people, messages = 12, 240
 	guessed := map[string]float64{}
 	for name, delay := range map[string][2]time.Duration{"shipped": {}, "none": {1, 2}} {

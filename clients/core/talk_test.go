@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	mathrand "math/rand/v2"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +23,15 @@ import (
 var cryptoRandom io.Reader = rand.Reader
 
 var ctx = context.Background()
+
+// heavy leaves a long test out in a browser's engine, where it shows the same as
+// natively and takes many times as long.
+func heavy(t *testing.T) {
+	t.Helper()
+	if runtime.GOOS == "js" {
+		t.Skip("too long for WebAssembly")
+	}
+}
 
 // pair gives two people of two organisations who are registered.
 func pair(t *testing.T) (*world, *person, *person) {

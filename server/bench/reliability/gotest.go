@@ -55,6 +55,22 @@ func (s *suite) receipts(ctx context.Context) (verdict, error) {
 	return goTest(ctx, "receipts", 10*time.Minute, "./clients/core", "^TestThreat20")
 }
 
+// away is R20: 29 days offline, 5,000 messages of 20 people.
+func (s *suite) away(ctx context.Context) (verdict, error) {
+	return goTest(ctx, "away", 10*time.Minute, "./clients/core", "^TestAway29Days$", "TMPDIR="+s.dir)
+}
+
+// healing is R21: a device goes on from an older copy of its memory.
+func (s *suite) healing(ctx context.Context) (verdict, error) {
+	return goTest(ctx, "healing", 5*time.Minute, "./clients/core", "^TestOldBackupHeals$")
+}
+
+// conversations is people with several devices and groups against a model.
+func (s *suite) conversations(ctx context.Context) (verdict, error) {
+	return goTest(ctx, "conversations", 20*time.Minute, "./clients/core", "^TestConversationsModel$",
+		fmt.Sprintf("CLEARBOX_SEED=%d", s.seed), fmt.Sprintf("CLEARBOX_SEEDS=%d", s.scaled(100)))
+}
+
 // goTest runs tests of one package in the module's root, which is where make
 // starts this program.
 func goTest(ctx context.Context, name string, limit time.Duration, pkg, pattern string, env ...string) (verdict, error) {

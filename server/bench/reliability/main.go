@@ -23,7 +23,7 @@ import (
 
 func main() {
 	var s suite
-	tests := flag.String("tests", "kill9,outage,clock,replay,timing,receipts,weather,faults,halfopen,diskfull,malformed,slow,leaks,model,powercut", "which to run, separated by commas; fuzz, which takes hours, runs only when named")
+	tests := flag.String("tests", "kill9,outage,clock,replay,timing,receipts,weather,faults,halfopen,diskfull,malformed,slow,leaks,model,away,healing,conversations,powercut", "which to run, separated by commas; fuzz, which takes hours, runs only when named")
 	flag.StringVar(&s.clearbox, "clearbox", "bin/clearbox", "the homeserver's binary")
 	flag.StringVar(&s.cbx, "cbx", "bin/cbx", "the terminal client's binary")
 	flag.StringVar(&s.parent, "dir", "tmp", "folder for data, on a real disk; what is made below it is removed")
@@ -66,7 +66,7 @@ func (v *verdict) demand(ok bool, format string, args ...any) {
 func (s *suite) run(ctx context.Context, tests []string) error {
 	known := map[string]func(context.Context) (verdict, error){
 		"kill9": s.kill9, "outage": s.outage, "clock": s.clock, "replay": s.replay, "timing": s.timing, "receipts": s.receipts, "weather": s.weather, "faults": s.faults, "halfopen": s.halfopen, "diskfull": s.diskfull, "malformed": s.malformed,
-		"slow": s.slow, "leaks": s.leaks, "model": s.model, "powercut": s.powercut, "fuzz": s.fuzz,
+		"slow": s.slow, "leaks": s.leaks, "model": s.model, "away": s.away, "healing": s.healing, "conversations": s.conversations, "powercut": s.powercut, "fuzz": s.fuzz,
 	}
 	for _, t := range tests {
 		if known[t] == nil {
