@@ -12,7 +12,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/clients/core"
 	"github.com/clearbox-im/clearbox/clients/core/memvault"
 )
@@ -28,60 +27,114 @@ func (away) Do(context.Context, core.Request) (core.Response, error) {
 
 func (away) Open(context.Context, string) (core.Stream, error) { return nil, errAway }
 
+// parts is everything that a client calls: what it names, the linker keeps.
+var parts = []any{
+	(*core.Brain).Accept,
+	(*core.Brain).AcceptGroup,
+	(*core.Brain).AcceptIdentity,
+	(*core.Brain).BackUp,
+	(*core.Brain).Backup,
+	(*core.Brain).Before,
+	(*core.Brain).BeginLink,
+	(*core.Brain).Block,
+	(*core.Brain).Card,
+	(*core.Brain).ChangePassword,
+	(*core.Brain).CloseGroup,
+	(*core.Brain).ConfirmNames,
+	(*core.Brain).Contact,
+	(*core.Brain).Contacts,
+	(*core.Brain).Conversation,
+	(*core.Brain).Conversations,
+	(*core.Brain).CreateGroup,
+	(*core.Brain).Decline,
+	(*core.Brain).DeclineGroup,
+	(*core.Brain).Delete,
+	(*core.Brain).Devices,
+	(*core.Brain).Discover,
+	(*core.Brain).Drain,
+	(*core.Brain).Edit,
+	(*core.Brain).Events,
+	(*core.Brain).Export,
+	(*core.Brain).Fates,
+	(*core.Brain).Fetch,
+	(*core.Brain).Find,
+	(*core.Brain).Flush,
+	(*core.Brain).Group,
+	(*core.Brain).Groups,
+	(*core.Brain).HasAccount,
+	(*core.Brain).Import,
+	(*core.Brain).InviteToGroup,
+	(*core.Brain).Known,
+	(*core.Brain).LeaveGroup,
+	(*core.Brain).Line,
+	(*core.Brain).Lines,
+	(*core.Brain).Link,
+	(*core.Brain).Login,
+	(*core.Brain).Logout,
+	(*core.Brain).Lookup,
+	(*core.Brain).MarkRequestsShown,
+	(*core.Brain).MarkSeen,
+	(*core.Brain).MarkShown,
+	(*core.Brain).Message,
+	(*core.Brain).Messages,
+	(*core.Brain).Mute,
+	(*core.Brain).Notice,
+	(*core.Brain).Observe,
+	(*core.Brain).Pin,
+	(*core.Brain).Post,
+	(*core.Brain).Presence,
+	(*core.Brain).Profile,
+	(*core.Brain).React,
+	(*core.Brain).Recent,
+	(*core.Brain).Recover,
+	(*core.Brain).Register,
+	(*core.Brain).Remove,
+	(*core.Brain).RemoveDevice,
+	(*core.Brain).RemoveFromGroup,
+	(*core.Brain).Requests,
+	(*core.Brain).ResetPassword,
+	(*core.Brain).Run,
+	(*core.Brain).SafetyNumber,
+	(*core.Brain).Search,
+	(*core.Brain).Send,
+	(*core.Brain).SendFile,
+	(*core.Brain).Server,
+	(*core.Brain).SetDraft,
+	(*core.Brain).SetGroupInfo,
+	(*core.Brain).SetGroupPolicy,
+	(*core.Brain).SetGroupRole,
+	(*core.Brain).SetProfile,
+	(*core.Brain).SetSettings,
+	(*core.Brain).SetTimer,
+	(*core.Brain).SetTyping,
+	(*core.Brain).SetUpRecovery,
+	(*core.Brain).Settings,
+	(*core.Brain).Status,
+	(*core.Brain).StopRecovery,
+	(*core.Brain).SyncGroup,
+	(*core.Brain).Tidy,
+	(*core.Brain).Typing,
+	(*core.Brain).Unblock,
+	(*core.Brain).Unshown,
+	(*core.Brain).Verify,
+	(*core.Brain).Watch,
+	core.EncodeContent,
+	core.DecodeContent,
+	core.DefaultGroupPolicy,
+}
+
 func main() {
-	if err := run(context.Background(), os.Args[1:]); err != nil {
+	if err := run(context.Background()); err != nil {
 		fmt.Println(err)
 		os.Exit(1)
 	}
 }
 
-// run calls the part of the brain that args name: each is reachable, so the
-// linker keeps all of it.
-func run(ctx context.Context, args []string) error {
-	b, err := core.New(ctx, &memvault.Vault{}, away{}, core.Options{Now: time.Now, Random: rand.Reader})
-	if err != nil || len(args) == 0 {
+func run(ctx context.Context) error {
+	_, err := core.New(ctx, &memvault.Vault{}, away{}, core.Options{Now: time.Now, Random: rand.Reader})
+	if err != nil {
 		return err
 	}
-	user, _ := clearbox.ParseUserID(args[len(args)-1]) // the zero user is nobody, which the brain says
-	switch args[0] {
-	case "register":
-		return b.Register(ctx, core.Registration{Handle: "probe", Server: "probe.example"})
-	case "login":
-		return b.Login(ctx, "")
-	case "run":
-		return b.Run(ctx)
-	case "drain":
-		return b.Drain(ctx)
-	case "send":
-		_, err = b.Send(ctx, user, "probe")
-	case "messages":
-		_, err = b.Messages(ctx, user, 0, 0)
-	case "contact":
-		_, err = b.Contact(ctx, user.String())
-	case "accept":
-		err = b.AcceptIdentity(ctx, user)
-	case "verify":
-		err = b.Verify(ctx, user, true)
-	case "safety-number":
-		_, err = b.SafetyNumber(ctx, user)
-	case "devices":
-		err = errors.Join(b.RemoveDevice(ctx, 2), b.Logout(ctx), b.ChangePassword(ctx, "", ""))
-	case "status":
-		_, err = b.Status(ctx)
-	case "change":
-		err = errors.Join(b.Edit(ctx, core.Ref{Author: user}, "probe"), b.Delete(ctx, core.Ref{Author: user}), b.React(ctx, core.Ref{Author: user}, ""))
-	case "conversations":
-		_, err = b.Conversations(ctx)
-	case "search":
-		_, err = b.Search(ctx, core.Search{Words: "probe"})
-	case "events":
-		_, err = b.Events(ctx)
-	case "disappear":
-		_, err = b.SetTimer(ctx, core.With(user), time.Hour)
-	case "keep":
-		err = errors.Join(b.Mute(ctx, core.With(user), 0), b.SetDraft(ctx, core.With(user), ""), b.Pin(ctx, core.Ref{Author: user}, true))
-	case "profile":
-		err = errors.Join(b.SetProfile(ctx, "probe", nil), b.SetSettings(ctx, core.Settings{}))
-	}
-	return err
+	fmt.Println(len(parts), "parts")
+	return nil
 }
