@@ -23,6 +23,7 @@ const module = "github.com/clearbox-im/clearbox"
 var floors = map[string]int{
 	"":                              0,
 	"crypto/internal/pack":          1,
+	"crypto/internal/hpke":          1,
 	"crypto/curve":                  1,
 	"crypto/keys":                   2,
 	"crypto/ratchet/internal/kem":   3,

@@ -1,7 +1,6 @@
 package vault
 
 import (
-	"crypto/hpke"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base32"
@@ -11,6 +10,7 @@ import (
 	"io"
 	"strings"
 
+	"github.com/clearbox-im/clearbox/crypto/internal/hpke"
 	"github.com/clearbox-im/clearbox/crypto/keys"
 )
 
@@ -45,9 +45,9 @@ const (
 
 	linkIDSize   = 16
 	numberSize   = 32
-	publicSize   = 1216
-	encapsulated = 1120
-	sealOverhead = 16
+	publicSize   = hpke.PublicSize
+	encapsulated = hpke.EncapsulatedSize
+	sealOverhead = hpke.Overhead
 )
 
 // Sizes of what passes the server, in bytes.
@@ -71,10 +71,6 @@ var (
 	// ErrLinkStep: called out of turn.
 	ErrLinkStep = errors.New("vault: linking called out of turn")
 )
-
-func linkSuite() (hpke.KEM, hpke.KDF, hpke.AEAD) {
-	return hpke.MLKEM768X25519(), hpke.HKDFSHA256(), hpke.ChaCha20Poly1305()
-}
 
 // Offer is what the new device shows. It is no secret, but whoever answers it first
 // is the one who links.
@@ -171,7 +167,7 @@ type Link struct {
 	offer        *Offer
 	announcement []byte
 	number       [numberSize]byte
-	private      hpke.PrivateKey
+	private      *hpke.PrivateKey
 	context      *hpke.Recipient // after Hear
 }
 
@@ -189,13 +185,12 @@ func NewLink(random io.Reader, server string) (*Link, error) {
 			return nil, err
 		}
 	}
-	kem, _, _ := linkSuite()
 	var err error
-	if l.private, err = kem.DeriveKeyPair(seed[:]); err != nil {
+	if l.private, err = hpke.DeriveKey(seed[:]); err != nil {
 		return nil, fmt.Errorf("vault: link key: %w", err)
 	}
 	commitment := numberHash(l.number[:])
-	l.announcement = append(l.private.PublicKey().Bytes(), commitment[:]...)
+	l.announcement = append(l.private.Public(), commitment[:]...)
 	l.offer.hash = sha256.Sum256(l.offer.bound(l.announcement))
 	return l, nil
 }
@@ -218,12 +213,11 @@ func (l *Link) Hear(hello []byte) (reveal []byte, c Confirmation, err error) {
 		return nil, c, ErrLinkMessage
 	}
 	bound := l.offer.bound(l.announcement)
-	_, kdf, aead := linkSuite()
-	context, err := hpke.NewRecipient(hello[:encapsulated], l.private, kdf, aead, bound)
+	context, err := hpke.NewRecipient(l.private, hello[:encapsulated], bound)
 	if err != nil {
 		return nil, c, ErrLinkMessage
 	}
-	if _, err := context.Open(nil, hello[encapsulated:]); err != nil {
+	if _, err := context.Open(hello[encapsulated:]); err != nil {
 		return nil, c, ErrLinkMessage
 	}
 	secret, err := context.Export(labelConfirm, 32)
@@ -243,7 +237,7 @@ func (l *Link) Open(sealed []byte) ([]byte, error) {
 	if len(sealed) > MaxProvision+sealOverhead {
 		return nil, ErrLinkMessage
 	}
-	b, err := l.context.Open(nil, sealed)
+	b, err := l.context.Open(sealed)
 	if err != nil {
 		return nil, ErrLinkMessage
 	}
@@ -260,7 +254,7 @@ type Linker struct {
 
 // Answer begins to link the device that made the offer, whose announcement comes
 // from the server: ErrLinkKey if it is another one. hello is for the new device.
-// Randomness comes from the system, through crypto/hpke.
+// Randomness comes from the system, through crypto/internal/hpke.
 func Answer(o *Offer, announcement []byte) (l *Linker, hello []byte, err error) {
 	if len(announcement) != AnnouncementSize {
 		return nil, nil, ErrLinkKey
@@ -269,20 +263,11 @@ func Answer(o *Offer, announcement []byte) (l *Linker, hello []byte, err error) 
 	if hash := sha256.Sum256(bound); subtle.ConstantTimeCompare(hash[:], o.hash[:]) != 1 {
 		return nil, nil, ErrLinkKey
 	}
-	kem, kdf, aead := linkSuite()
-	public, err := kem.NewPublicKey(announcement[:publicSize])
+	hello, context, err := hpke.NewSender(announcement[:publicSize], bound)
 	if err != nil {
 		return nil, nil, ErrLinkKey
 	}
-	hello, context, err := hpke.NewSender(public, kdf, aead, bound)
-	if err != nil {
-		return nil, nil, fmt.Errorf("vault: link: %w", err)
-	}
-	greeting, err := context.Seal(nil, nil)
-	if err != nil {
-		return nil, nil, fmt.Errorf("vault: link: %w", err)
-	}
-	hello = append(hello, greeting...)
+	hello = append(hello, context.Seal(nil)...)
 	return &Linker{
 		transcript: transcript{bound, hello},
 		commitment: [sha256.Size]byte(announcement[publicSize:]),
@@ -315,9 +300,5 @@ func (l *Linker) Seal(message []byte) ([]byte, error) {
 	if len(message) > MaxProvision {
 		return nil, ErrSize
 	}
-	b, err := l.context.Seal(nil, message)
-	if err != nil {
-		return nil, fmt.Errorf("vault: link: %w", err)
-	}
-	return b, nil
+	return l.context.Seal(message), nil
 }

@@ -5,7 +5,7 @@
 // kept is the caller's.
 //
 // There is no clock and no I/O but the Readers and Writers handed in. Randomness
-// is handed in too, with one exception: linking uses crypto/hpke, which takes the
+// is handed in too, with one exception: linking uses crypto/internal/hpke, which takes the
 // randomness of its encapsulation from the system.
 //
 // Secrets that this package owns are zeroed when they are done with; Go cannot
