@@ -23,7 +23,7 @@ const module = "github.com/clearbox-im/clearbox"
 var floors = map[string]int{
 	"":                              0,
 	"crypto/internal/pack":          1,
-	"crypto/internal/hpke":          1,
+	"crypto/internal/hpke":          2,
 	"crypto/curve":                  1,
 	"crypto/keys":                   2,
 	"crypto/ratchet/internal/kem":   3,
@@ -169,7 +169,7 @@ var rooms = map[string][]string{
 	"github.com/goccy/go-yaml/...":        {"server/config"},
 	"github.com/alecthomas/kong/...":      {"server/cmd/clearbox", "clients/cbx"},
 	"filippo.io/age/...":                  {"server/identity"},
-	"github.com/cloudflare/circl/...":     {"crypto/ratchet"},
+	"github.com/cloudflare/circl/...":     {"crypto/curve", "crypto/ratchet"},
 	"github.com/dunglas/httpsfv/...":      {"federation"},
 	"google.golang.org/protobuf/...":      {"crypto/keys", "crypto/ratchet", "crypto/ratchet/internal/spqr", "crypto/fanout"},
 	"filippo.io/edwards25519/...":         {"crypto/curve"},

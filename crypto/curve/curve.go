@@ -6,20 +6,21 @@
 // Everything here is safe for concurrent use; keys never change after they
 // were made.
 //
-// Secrets: scalars are handled in constant time by the field arithmetic of the
-// standard library and of filippo.io/edwards25519. Go cannot promise that a
+// Secrets: scalars are handled in constant time by the field arithmetic of
+// github.com/cloudflare/circl and of filippo.io/edwards25519; crypto/ecdh would bring
+// a browser the tables of P-256 with it. Go cannot promise that a
 // secret is erased from memory, so private keys are to be kept shortly.
 package curve
 
 import (
 	"bytes"
-	"crypto/ecdh"
 	"errors"
 	"fmt"
 	"io"
 
 	"filippo.io/edwards25519"
 	"filippo.io/edwards25519/field"
+	"github.com/cloudflare/circl/dh/x25519"
 )
 
 // Sizes of the encodings in bytes.
@@ -159,7 +160,6 @@ func scalarOne() *edwards25519.Scalar {
 type PrivateKey struct {
 	scalar [PrivateKeySize]byte
 	public PublicKey
-	ecdh   *ecdh.PrivateKey
 }
 
 // GeneratePrivateKey makes a key from exactly 32 bytes of random, which must be
@@ -184,11 +184,7 @@ func NewPrivateKey(b []byte) (*PrivateKey, error) {
 	k.scalar[0] &= 248
 	k.scalar[31] &= 127
 	k.scalar[31] |= 64
-	var err error
-	if k.ecdh, err = ecdh.X25519().NewPrivateKey(k.scalar[:]); err != nil {
-		return nil, fmt.Errorf("curve: private key: %w", err)
-	}
-	copy(k.public[:], k.ecdh.PublicKey().Bytes())
+	x25519.KeyGen((*x25519.Key)(&k.public), (*x25519.Key)(&k.scalar))
 	return k, nil
 }
 
@@ -203,15 +199,12 @@ func (k *PrivateKey) Bytes() []byte { return bytes.Clone(k.scalar[:]) }
 // (RFC 7748, 6.1). A result of all zeros is refused with ErrLowOrder; nothing
 // else can fail.
 func (k *PrivateKey) DH(p PublicKey) ([]byte, error) {
-	remote, err := ecdh.X25519().NewPublicKey(p[:])
-	if err != nil {
-		return nil, ErrPublicKeyEncoding
-	}
-	secret, err := k.ecdh.ECDH(remote)
-	if err != nil {
+	p[31] &= 127 // RFC 7748, 5: the top bit is ignored
+	var secret, scalar = x25519.Key{}, x25519.Key(k.scalar)
+	if !x25519.Shared(&secret, &scalar, (*x25519.Key)(&p)) || secret == (x25519.Key{}) {
 		return nil, ErrLowOrder
 	}
-	return secret, nil
+	return secret[:], nil
 }
 
 // Format keeps the scalar out of anything printed with package fmt, whatever

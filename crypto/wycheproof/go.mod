@@ -8,4 +8,10 @@ require (
 	github.com/clearbox-im/clearbox v0.0.0
 )
 
+require (
+	github.com/cloudflare/circl v1.6.5 // indirect
+	golang.org/x/crypto v0.58.0 // indirect
+	golang.org/x/sys v0.49.0 // indirect
+)
+
 replace github.com/clearbox-im/clearbox => ../..

@@ -9,7 +9,6 @@ package hpke
 
 import (
 	"crypto/cipher"
-	"crypto/ecdh"
 	"crypto/hkdf"
 	"crypto/mlkem"
 	"crypto/rand"
@@ -19,6 +18,8 @@ import (
 	"errors"
 
 	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/clearbox-im/clearbox/crypto/curve"
 )
 
 // Sizes of the encodings in bytes.
@@ -50,7 +51,7 @@ var (
 // PrivateKey is a key of the KEM. It never changes and is safe for concurrent use.
 type PrivateKey struct {
 	lattice *mlkem.DecapsulationKey768
-	curve   *ecdh.PrivateKey
+	curve   *curve.PrivateKey
 }
 
 // DeriveKey makes the key that belongs to material, which is secret and uniform,
@@ -67,22 +68,23 @@ func DeriveKey(material []byte) (*PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	curve, err := ecdh.X25519().NewPrivateKey(wide[mlkem.SeedSize:])
+	point, err := curve.NewPrivateKey(wide[mlkem.SeedSize:])
 	if err != nil {
 		return nil, err
 	}
-	return &PrivateKey{lattice: lattice, curve: curve}, nil
+	return &PrivateKey{lattice: lattice, curve: point}, nil
 }
 
 // Public is the encoded public key, PublicSize bytes.
 func (k *PrivateKey) Public() []byte {
-	return append(k.lattice.EncapsulationKey().Bytes(), k.curve.PublicKey().Bytes()...)
+	point := k.curve.Public()
+	return append(k.lattice.EncapsulationKey().Bytes(), point[:]...)
 }
 
 // combine makes the KEM's secret of the two agreements.
-func combine(lattice, curve []byte, ephemeral, public *ecdh.PublicKey) []byte {
+func combine(lattice, agreed []byte, ephemeral, public curve.PublicKey) []byte {
 	h := sha3.New256()
-	for _, part := range [][]byte{lattice, curve, ephemeral.Bytes(), public.Bytes(), []byte(wingLabel)} {
+	for _, part := range [][]byte{lattice, agreed, ephemeral[:], public[:], []byte(wingLabel)} {
 		h.Write(part)
 	}
 	return h.Sum(nil)
@@ -98,24 +100,21 @@ func NewSender(public, info []byte) (encapsulated []byte, s *Sender, err error) 
 	if err != nil {
 		return nil, nil, err
 	}
-	curve, err := ecdh.X25519().NewPublicKey(public[mlkem.EncapsulationKeySize768:])
+	ephemeral, err := curve.GeneratePrivateKey(rand.Reader)
 	if err != nil {
 		return nil, nil, err
 	}
-	ephemeral, err := ecdh.X25519().GenerateKey(rand.Reader)
-	if err != nil {
-		return nil, nil, err
-	}
-	agreed, err := ephemeral.ECDH(curve)
+	point, own := curve.PublicKey(public[mlkem.EncapsulationKeySize768:]), ephemeral.Public()
+	agreed, err := ephemeral.DH(point)
 	if err != nil {
 		return nil, nil, err
 	}
 	secret, encapsulated := lattice.Encapsulate()
-	c, err := newContext(combine(secret, agreed, ephemeral.PublicKey(), curve), info)
+	c, err := newContext(combine(secret, agreed, own, point), info)
 	if err != nil {
 		return nil, nil, err
 	}
-	return append(encapsulated, ephemeral.PublicKey().Bytes()...), &Sender{c}, nil
+	return append(encapsulated, own[:]...), &Sender{c}, nil
 }
 
 // NewRecipient takes up the context that a sender began. An encapsulation for
@@ -128,15 +127,12 @@ func NewRecipient(k *PrivateKey, encapsulated, info []byte) (*Recipient, error) 
 	if err != nil {
 		return nil, err
 	}
-	ephemeral, err := ecdh.X25519().NewPublicKey(encapsulated[mlkem.CiphertextSize768:])
+	ephemeral := curve.PublicKey(encapsulated[mlkem.CiphertextSize768:])
+	agreed, err := k.curve.DH(ephemeral)
 	if err != nil {
 		return nil, err
 	}
-	agreed, err := k.curve.ECDH(ephemeral)
-	if err != nil {
-		return nil, err
-	}
-	c, err := newContext(combine(secret, agreed, ephemeral, k.curve.PublicKey()), info)
+	c, err := newContext(combine(secret, agreed, ephemeral, k.curve.Public()), info)
 	if err != nil {
 		return nil, err
 	}
