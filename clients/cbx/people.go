@@ -303,8 +303,15 @@ func (c *devicesRemove) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		a.say(map[string]any{"type": "device_removed", "device": id}, "Device %d is logged out and off the list.", id)
-		return nil
+		a.say(map[string]any{"type": "device_removed", "device": id}, "Device %d is logged out and off the list; what it knew of yours and can be replaced is.", id)
+		st, err := p.brain.Backup(ctx)
+		if err != nil {
+			return err
+		}
+		if st.Exposed {
+			fmt.Fprintln(a.stderr, "cbx: that device knows the secrets of your archive: make a new recovery key with cbx recover setup.")
+		}
+		return p.running(ctx, p.flush)
 	})
 }
 

@@ -227,11 +227,12 @@ type backupLine struct {
 	At       clearbox.Millis `json:"at,omitempty"` // when everything was archived last
 	Pending  int             `json:"pending,omitempty"`
 	Problem  clearbox.Code   `json:"problem,omitempty"`
-	Lost     bool            `json:"lost,omitempty"` // the server lost what it had, and has it again
+	Lost     bool            `json:"lost,omitempty"`    // the server lost what it had, and has it again
+	Exposed  bool            `json:"exposed,omitempty"` // a removed device knows the archive's secrets
 }
 
 func backupOf(st core.Backup) backupLine {
-	return backupLine{"backup", st.On && st.At != 0 && st.Pending == 0 && st.Problem == "", st.On, st.At, st.Pending, st.Problem, st.Lost}
+	return backupLine{"backup", st.On && st.At != 0 && st.Pending == 0 && st.Problem == "", st.On, st.At, st.Pending, st.Problem, st.Lost, st.Exposed}
 }
 
 // backupWords is the one indicator: backed up, or not and why.
@@ -255,6 +256,9 @@ func backupWords(st core.Backup) string {
 	}
 	if st.Lost {
 		words += "; your server once did not have what it had been given, and was given all of it again"
+	}
+	if st.Exposed {
+		words += "; a device that you removed knows the archive's secrets: make a new recovery key (cbx recover setup)"
 	}
 	return words
 }

@@ -355,7 +355,8 @@ func (b *Brain) adoptOwnList(ctx context.Context, signed []byte, listed []clearb
 	return nil
 }
 
-// RemoveDevice logs another device out at once and signs a list without it.
+// RemoveDevice logs another device out at once and signs a list without it. What
+// that device knew and can be replaced is; Run tells those whom it concerns.
 func (b *Brain) RemoveDevice(ctx context.Context, id clearbox.DeviceID) error {
 	s, err := b.me()
 	if err != nil {

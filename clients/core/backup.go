@@ -52,7 +52,7 @@ func (k *archiveKeys) adopt(tx Tx) error {
 	if k == nil {
 		return nil
 	}
-	return errors.Join(tx.Delete(keyArchiveState), save(quiet(tx), keyArchive, k))
+	return errors.Join(tx.Delete(keyArchiveState), tx.Delete(keyExposed), save(quiet(tx), keyArchive, k))
 }
 
 // archiveState is how far the own chain is.
@@ -134,6 +134,7 @@ type Backup struct {
 	Pending int             // records that are not there as they are here
 	Problem clearbox.Code   // why, if it is not a matter of moments
 	Lost    bool            // the server did not have what it had taken: all was uploaded anew
+	Exposed bool            // a removed device knows the secrets: only a new recovery key ends that
 }
 
 // Backup gives the present state.
@@ -145,6 +146,11 @@ func (b *Brain) Backup(ctx context.Context) (out Backup, err error) {
 			return err
 		}
 		out.On = true
+		exposed, err := optional(r.Get(keyExposed))
+		if err != nil {
+			return err
+		}
+		out.Exposed = exposed != nil
 		dirty, err := r.List(Range{Prefix: prefixDirty})
 		if err != nil {
 			return err
@@ -219,7 +225,7 @@ func (b *Brain) StopRecovery(ctx context.Context) error {
 		for _, e := range dirty {
 			err = errors.Join(err, tx.Delete(e.Key))
 		}
-		return errors.Join(err, tx.Delete(keyArchive), tx.Delete(keyArchiveState))
+		return errors.Join(err, tx.Delete(keyArchive), tx.Delete(keyArchiveState), tx.Delete(keyExposed))
 	})
 	b.changed()
 	return err

@@ -12,7 +12,7 @@ import (
 type deviceEntry = keys.DeviceEntry
 
 // publish signs the list that follows the known one with edit, has the server take
-// it, and gives it as signed.
+// it, and gives it as signed. What devices knew that it removes is replaced.
 func (b *Brain) publish(ctx context.Context, edit func(next *keys.DeviceList, now int64) error, added ...wire.AddedDevice) ([]byte, error) {
 	s, err := b.me()
 	if err != nil {
@@ -28,11 +28,18 @@ func (b *Brain) publish(ctx context.Context, edit func(next *keys.DeviceList, no
 	if err != nil {
 		return nil, err
 	}
+	if gone := struck(s.list, &next); len(gone) > 0 {
+		if err := b.vault.Update(ctx, func(tx Tx) error { return noteRemoval(tx, gone) }); err != nil {
+			return nil, err
+		}
+	}
 	if err := b.call(ctx, "PUT", "/devices/list", wire.DeviceListUpload{DeviceList: signed, Added: added}, nil); err != nil {
 		return nil, err
 	}
-	_, err = b.Devices(ctx)
-	return signed, err
+	if _, err := b.Devices(ctx); err != nil {
+		return signed, err
+	}
+	return signed, b.rotate(ctx)
 }
 
 // tendDevices signs a list without the devices that were withdrawn: by another
@@ -40,6 +47,9 @@ func (b *Brain) publish(ctx context.Context, edit func(next *keys.DeviceList, no
 // So the signed list stays the truth.
 func (b *Brain) tendDevices(ctx context.Context) error {
 	if _, err := b.Devices(ctx); err != nil {
+		return err
+	}
+	if err := b.rotate(ctx); err != nil { // where publish was interrupted
 		return err
 	}
 	s, err := b.me()

@@ -65,3 +65,21 @@ func SaySync(ctx context.Context, b *Brain, c SyncContact) error {
 		return b.enqueueSync(tx, s, &Sync{Contacts: []SyncContact{c}})
 	})
 }
+
+// Shared gives what all devices of an account know alike: its delivery token and
+// the key of its profile.
+func Shared(ctx context.Context, b *Brain) (token, profile []byte, err error) {
+	err = b.vault.View(ctx, func(r Reader) error {
+		t, err := load[ownToken](r, keyOwnToken)
+		if err != nil {
+			return err
+		}
+		card, err := load[ownCard](r, keyProfile)
+		if err != nil {
+			return err
+		}
+		token, profile = t.Token, card.Key
+		return nil
+	})
+	return token, profile, err
+}

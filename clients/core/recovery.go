@@ -332,7 +332,8 @@ func (re *restoring) enlist(ctx context.Context, name string) (*self, error) {
 	}
 	next, now := *list, int64(b.now())
 	next.Version, next.Issued, next.Devices = list.Version+1, max(now, list.Issued), slices.Clone(list.Devices)
-	strike(&next, now, withdrawn(list, have.Devices))
+	gone := withdrawn(list, have.Devices)
+	strike(&next, now, gone)
 	next.Devices = append(next.Devices, keys.DeviceEntry{
 		ID: uint8(a.Device), Registration: a.Registration, Key: key.Public().(ed25519.PublicKey), Added: now,
 	})
@@ -356,7 +357,7 @@ func (re *restoring) enlist(ctx context.Context, name string) (*self, error) {
 				return err
 			}
 		}
-		return errors.Join(save(tx, keyAccount, a), setCount(tx, keyOrder, nextGeneration(re.order)), re.keys.adopt(tx))
+		return errors.Join(save(tx, keyAccount, a), setCount(tx, keyOrder, nextGeneration(re.order)), re.keys.adopt(tx), noteRemoval(tx, gone))
 	})
 	if err == nil {
 		b.setSelf(s)
