@@ -498,15 +498,19 @@ func TestBatchDelay(t *testing.T) {
 func TestDeferredForTheirNumberSlowsDown(t *testing.T) {
 	two(t, func(w *world, a, b *node) { a.outbox.reordersAllowed = true }, func(w *world, a, b *node) {
 		w.set(func(x *wire) { x.latency = 20 * time.Millisecond })
+		b.acceptor.mu.Lock()
 		b.acceptor.verdict = func(*federation.Item) *federation.Verdict {
 			return &federation.Verdict{Code: federation.VerdictDeferred, Reason: clearbox.CodeRateLimited, RetryAfter: time.Hour}
 		}
+		b.acceptor.mu.Unlock()
 		for range 1000 {
 			a.outbox.add("a.test", "b.test").item.Envelopes[0].Content = make([]byte, 8<<10)
 		}
 		a.sender.Nudge("b.test")
 		wait(t, time.Minute)
-		sizes := a.outbox.batches
+		a.outbox.mu.Lock()
+		sizes := slices.Clone(a.outbox.batches)
+		a.outbox.mu.Unlock()
 		if len(sizes) < 6 || sizes[0] < 100 || slices.Min(sizes[4:len(sizes)-1]) > sizes[0]*2/3 {
 			t.Errorf("transactions of %v items", sizes)
 		}

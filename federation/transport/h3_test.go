@@ -417,8 +417,13 @@ func TestConnectionsThatEndBetweenRequests(t *testing.T) {
 				defer tr.Close()
 				for i := range 5 {
 					stop := w.host("b.test", bodies)
-					if _, err := send(t, tr, []byte(fmt.Sprint(i))); err != nil {
-						t.Fatal(err)
+					// A server that went without a word costs one try, whose body it never had.
+					_, err := send(t, tr, []byte(fmt.Sprint(i)))
+					if err != nil && bodies.times(fmt.Sprint(i)) == 0 {
+						_, err = send(t, tr, []byte(fmt.Sprint(i)))
+					}
+					if err != nil {
+						t.Error(err)
 					}
 					stop()
 					time.Sleep(time.Second)
