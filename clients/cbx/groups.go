@@ -199,6 +199,9 @@ func (groupList) Run(ctx context.Context, a *app) error {
 		for i := range all {
 			a.group(ctx, p, &all[i])
 		}
+		if err == nil && len(all) == 0 {
+			a.remark("There is no group yet; cbx group create NAME ADDRESS founds one.")
+		}
 		return errors.Join(drainErr, err)
 	})
 }
@@ -268,7 +271,11 @@ func (c *groupShow) Run(ctx context.Context, a *app) error {
 			if m.Foreign {
 				note += ", KNOWN BY OTHER KEYS THAN THOSE OF THE INVITATION"
 			}
-			fmt.Fprintf(a.stdout, "  %s  %s, %s\n", p.memberName(ctx, m.User), note, trustText[m.Trust])
+			trust := trustText[m.Trust]
+			if me, err := p.brain.Profile(); err == nil && me.User == m.User {
+				trust = "you"
+			}
+			fmt.Fprintf(a.stdout, "  %s  %s, %s\n", p.memberName(ctx, m.User), note, trust)
 		}
 		return nil
 	})
