@@ -112,7 +112,12 @@ func (c *sendCommand) Run(ctx context.Context, a *app) error {
 			var waiting []clearbox.MessageID
 			unsent := c.queue(ctx, a, p, to, func(id clearbox.MessageID) { waiting = append(waiting, id) })
 			// What came before a line that cannot be sent is on its way all the same.
-			if err := c.await(ctx, a, p, server, waiting); err != nil || unsent == nil {
+			err := c.await(ctx, a, p, server, waiting)
+			if c.Group != "" && err == nil {
+				// The keys that members need for it go to each by itself, perhaps later.
+				err = p.flush(ctx)
+			}
+			if err != nil || unsent == nil {
 				return err
 			}
 			return unsent
