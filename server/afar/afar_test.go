@@ -203,6 +203,7 @@ func TestPresenceIsCoalesced(t *testing.T) {
 			b.hub.Leave(here)
 			time.Sleep(500 * time.Millisecond)
 		}
+		synctest.Wait() // what is due at this very instant has been sent
 		if n := len(b.updates()); n < 2 || n > 12 {
 			t.Errorf("%d updates in ten minutes", n)
 		}

@@ -93,9 +93,12 @@ func TestRemovedPeerBouncesWhatWaits(t *testing.T) {
 func TestLostSessionsHealAcrossServers(t *testing.T) {
 	servertest.Run(t, two, func(w *servertest.World) {
 		alice, bob := w.Join("alice@a.test"), w.Join("bob@b.test")
-		alice.Say(bob, "the first of them all")
-		bob.Say(alice, "and its answer")
-		w.Wait("both have one", time.Minute, func() bool { return len(bob.Heard(alice)) == 1 && len(alice.Heard(bob)) == 1 })
+		first, answer := alice.Say(bob, "the first of them all"), bob.Say(alice, "and its answer")
+		w.Wait("both know that the other has one", time.Minute, func() bool { // so that no receipt is lost as well
+			mine, _ := alice.State(first)
+			theirs, _ := bob.State(answer)
+			return mine == core.StateDelivered && theirs == core.StateDelivered
+		})
 		bob.Offline()
 		err := bob.Vault.Update(t.Context(), func(tx core.Tx) error {
 			sessions, err := tx.List(core.Range{Prefix: "session/"})
