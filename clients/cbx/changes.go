@@ -122,19 +122,19 @@ func (c *deleteCommand) Run(ctx context.Context, a *app) error {
 }
 
 type reactCommand struct {
-	ID     string `arg:"" help:"Id of the message, or the beginning of it: cbx history shows them."`
-	Emoji  string `arg:"" optional:"" help:"What to put beside it, in place of what you put there before."`
-	Remove bool   `help:"Take your reaction back."`
+	ID    string `arg:"" help:"Id of the message, or the beginning of it: cbx history shows them."`
+	Emoji string `arg:"" optional:"" help:"What to put beside it, in place of what you put there before."`
+	Undo  bool   `help:"Take your reaction back."`
 }
 
 // Run sets or takes back a reaction.
 func (c *reactCommand) Run(ctx context.Context, a *app) error {
-	if (c.Emoji == "") != c.Remove {
-		return usage("give an emoji, or --remove")
+	if (c.Emoji == "") != c.Undo {
+		return usage("give an emoji, or --undo")
 	}
 	return a.alter(ctx, c.ID, func(p *profile, m *core.Message) (changedLine, string, error) {
 		text := c.Emoji + " " + firstWords(m.Text)
-		if c.Remove {
+		if c.Undo {
 			text = "reaction taken back"
 		}
 		return changedLine{Change: "reaction", Emoji: c.Emoji}, text, p.brain.React(ctx, m.Ref(), c.Emoji)
@@ -142,8 +142,8 @@ func (c *reactCommand) Run(ctx context.Context, a *app) error {
 }
 
 type pinCommand struct {
-	ID     string `arg:"" help:"Id of the message, or the beginning of it: cbx history shows them."`
-	Remove bool   `help:"Unpin it."`
+	ID   string `arg:"" help:"Id of the message, or the beginning of it: cbx history shows them."`
+	Undo bool   `help:"Unpin it."`
 }
 
 // Run keeps a message at hand.
@@ -153,7 +153,7 @@ func (c *pinCommand) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
-		pinned := !c.Remove
+		pinned := !c.Undo
 		if err := p.brain.Pin(ctx, m.Ref(), pinned); err != nil {
 			return err
 		}

@@ -32,7 +32,7 @@ func (a *app) within(ctx context.Context, address string, fn func(*profile, core
 type muteCommand struct {
 	Address string        `arg:"" help:"Whose conversation."`
 	For     time.Duration `help:"How long; without it, until it is unmuted." placeholder:"DURATION"`
-	Off     bool          `help:"End it."`
+	Undo    bool          `help:"End it."`
 }
 
 // Help is the long help.
@@ -42,13 +42,13 @@ func (muteCommand) Help() string {
 
 // Run mutes a conversation.
 func (c *muteCommand) Run(ctx context.Context, a *app) error {
-	if c.For < 0 || c.Off && c.For > 0 {
-		return usage("--for takes a duration such as 8h, and does not go with --off")
+	if c.For < 0 || c.Undo && c.For > 0 {
+		return usage("--for takes a duration such as 8h, and does not go with --undo")
 	}
 	return a.within(ctx, c.Address, func(p *profile, in core.ConversationID) error {
 		until := core.MutedForever
 		switch {
-		case c.Off:
+		case c.Undo:
 			until = 0
 		case c.For > 0:
 			until = clearbox.Millis(a.now().Add(c.For).UnixMilli())

@@ -51,9 +51,9 @@ type arguments struct {
 	Card         cardCommand      `cmd:"" name:"profile" help:"Show or set what contacts see of you."`
 	Settings     settingsCommand  `cmd:"" help:"Show or change settings."`
 	Group        groupCommand     `cmd:"" help:"Found, join, change and leave groups."`
-	Contacts     contactsCommand  `cmd:"" help:"List, look up and accept contacts."`
+	Contacts     contactsCommand  `cmd:"" help:"List and look up contacts, and accept their changed keys."`
 	Requests     requestsCommand  `cmd:"" help:"List who asks to be accepted."`
-	Accept       acceptCommand    `cmd:"" help:"Accept somebody who asks: they may write to you, and you to them."`
+	Accept       acceptCommand    `cmd:"" help:"Accept somebody who asks or wrote: they may write to you, and learn what was delivered."`
 	Decline      declineCommand   `cmd:"" help:"Let a request lie; the other side is not told."`
 	Block        blockCommand     `cmd:"" help:"Shut somebody out; they are not told."`
 	Unblock      unblockCommand   `cmd:"" help:"Take a block back."`

@@ -14,10 +14,9 @@ import (
 )
 
 type contactsCommand struct {
-	List           contactsList   `cmd:"" default:"1" help:"List contacts."`
-	Add            contactsAdd    `cmd:"" help:"Look somebody up."`
-	Accept         contactsAccept `cmd:"" help:"Accept somebody who wrote: they learn what was delivered."`
-	AcceptIdentity contactsTake   `cmd:"" help:"Accept a contact's changed safety number."`
+	List           contactsList `cmd:"" default:"1" help:"List contacts."`
+	Add            contactsAdd  `cmd:"" help:"Look somebody up."`
+	AcceptIdentity contactsTake `cmd:"" help:"Accept a contact's changed safety number."`
 }
 
 // contactLine is a contact in JSON.
@@ -94,26 +93,6 @@ func (c *contactsAdd) Run(ctx context.Context, a *app) error {
 			a.contact(found)
 		}
 		return err
-	})
-}
-
-type contactsAccept struct {
-	Address string `arg:"" help:"name@server, or the user id."`
-}
-
-// Run accepts somebody, and tells them what was delivered.
-func (c *contactsAccept) Run(ctx context.Context, a *app) error {
-	return a.with(ctx, func(p *profile) error {
-		found, err := p.contact(ctx, c.Address)
-		if err != nil {
-			return err
-		}
-		if err := p.brain.Accept(ctx, found.User); err != nil {
-			return err
-		}
-		found.Accepted = true
-		a.contact(found)
-		return p.farewell(ctx)
 	})
 }
 

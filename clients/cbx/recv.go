@@ -181,7 +181,7 @@ func (a *app) introduce(ctx context.Context, p *profile, lines []core.Message) {
 			continue
 		}
 		seen[m.Sender] = true
-		fmt.Fprintf(a.stderr, "-- %s does not learn that this arrived until you write back, or: cbx contacts accept %[1]s\n", p.name(ctx, m.Sender))
+		fmt.Fprintf(a.stderr, "-- %s does not learn that this arrived until you write back, or: cbx accept %[1]s\n", p.name(ctx, m.Sender))
 	}
 }
 
