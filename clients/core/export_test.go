@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"crypto/ed25519"
+	"time"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/crypto/curve"
@@ -219,3 +220,15 @@ func SenderKeyOf(raw []byte) []byte {
 
 // DeviceKey is the one that signs operations of groups.
 func DeviceKey(b *Brain) ed25519.PrivateKey { return b.self.deviceKey }
+
+// Backdate has a message in b's vault say that it was sent earlier.
+func Backdate(ctx context.Context, b *Brain, target Ref, by time.Duration) error {
+	return b.vault.Update(ctx, func(tx Tx) error {
+		m, key, err := findMessage(tx, uuidOfUser(target.Author), target.ID)
+		if err != nil {
+			return err
+		}
+		m.Sent -= clearbox.Millis(by.Milliseconds())
+		return save(tx, key, m)
+	})
+}

@@ -25,7 +25,8 @@ const (
 const maxSenderKey = 256
 
 // askFirst is the pause between two requests for a sender key, doubled each time,
-// and askMost how many there are.
+// and askMost how many there are until nothing was asked for healCalm. That the key
+// came changes nothing: it may not be what was missing.
 const (
 	askFirst = 5 * time.Second
 	askMost  = 6
@@ -236,7 +237,7 @@ func (b *Brain) hear(tx Tx, l *letter, c *Content, got *arrivals) error {
 		return nil // of another group, or noise: what is encrypted under it cannot be read
 	}
 	got.tasks = true
-	return errors.Join(tx.Put(key, r.Append(nil)), tx.Delete(prefixAskKey+key))
+	return tx.Put(key, r.Append(nil))
 }
 
 func receiverAt(r Reader, key string, id clearbox.GroupID) (*sender.Receiver, error) {
@@ -267,7 +268,7 @@ func (b *Brain) askSender(tx Tx, s *self, g *group, user clearbox.UserID, d clea
 	if err != nil {
 		return err
 	}
-	if asked == nil {
+	if asked == nil || !within(b.now(), asked.At, healCalm) {
 		asked = new(keyAsked)
 	}
 	if asked.Tries > 0 && within(b.now(), asked.At, askFirst<<asked.Tries) || asked.Tries >= askMost {
@@ -330,30 +331,45 @@ func (b *Brain) answerKey(tx Tx, s *self, l *letter, c *Content, got *arrivals) 
 	if err != nil {
 		return err
 	}
-	added = max(added, joined)
-	for _, id := range c.Unread {
-		m, _, err := findMessage(tx, s.uuid, id)
-		if err != nil {
-			return err
-		}
-		if m == nil || m.Group != g.ID || !m.Outgoing || !m.sendable() || m.SenderDevice != s.Device || m.State == StateQueued ||
-			m.Sent < added || m.Sent < b.soon(-resendFor) || who != nil && who.Resent >= resendMost {
-			continue
-		}
-		if who != nil {
-			who.Resent++
-		}
-		again := m.content()
-		again.To, again.Unread = l.Sender, []clearbox.MessageID{id}
-		if err := b.enqueueInGroup(tx, s, g, l.SenderDevice, again); err != nil {
-			return err
-		}
+	if err := b.resendInGroup(tx, s, l, g, c.Unread, max(added, joined), who); err != nil {
+		return err
 	}
 	got.queue = true
 	if who == nil {
 		return nil
 	}
 	return save(tx, contactKey(l.uuid), who)
+}
+
+// resendInGroup sends a member's device again what it could not read of ours, if it
+// was written since then, and says of what stands for nothing any more that it does.
+// who, whose budget it is, is nil for own devices.
+func (b *Brain) resendInGroup(tx Tx, s *self, l *letter, g *group, ids []clearbox.MessageID, since clearbox.Millis, who *contact) error {
+	void := &Content{Kind: KindVoid, To: l.Sender}
+	for _, id := range ids {
+		again, m, err := lostContent(tx, s, id)
+		if err != nil {
+			return err
+		}
+		if again == nil {
+			void.Unread = append(void.Unread, id)
+			continue
+		}
+		if m.Group != g.ID || !b.mayResend(s, again, m, since) || who != nil && who.Resent >= resendMost {
+			continue
+		}
+		if who != nil {
+			who.Resent++
+		}
+		again.To, again.Unread = l.Sender, []clearbox.MessageID{id}
+		if err := b.enqueueInGroup(tx, s, g, l.SenderDevice, again); err != nil {
+			return err
+		}
+	}
+	if len(void.Unread) == 0 {
+		return nil
+	}
+	return b.enqueueInGroup(tx, s, g, l.SenderDevice, void)
 }
 
 // timeOf says when the operation of an epoch was signed.

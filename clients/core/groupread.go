@@ -2,6 +2,7 @@ package core
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -325,6 +326,34 @@ func (b *Brain) unreadableIn(tx Tx, s *self, id clearbox.GroupID, l *letter, rea
 	return addMessage(tx, m.In().key(), l.uuid, m)
 }
 
+// takeVoid takes away what waits for messages of which their sender's device says that
+// they stand for nothing any more.
+func (b *Brain) takeVoid(tx Tx, l *letter, c *Content, got *arrivals) error {
+	for _, id := range c.Unread {
+		gone, err := b.came(tx, l, id)
+		if err != nil {
+			return err
+		}
+		got.shown = got.shown || gone
+	}
+	entries, err := tx.List(Range{Prefix: prefixEarly + clearbox.GroupID(c.Group.ID).String() + "/"})
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		e, err := parse[early](entry.Value)
+		if err != nil {
+			return err
+		}
+		if e.UUID == l.uuid && e.Envelope.SenderDevice == l.SenderDevice && e.Plain == nil && slices.Contains(c.Unread, e.Envelope.ID) {
+			if err := tx.Delete(entry.Key); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // readGroupLetter deals with a content that one member's device sent to this one
 // alone in the name of a group, over their session.
 func (b *Brain) readGroupLetter(tx Tx, s *self, l *letter, c *Content, got *arrivals) error {
@@ -339,7 +368,7 @@ func (b *Brain) readGroupLetter(tx Tx, s *self, l *letter, c *Content, got *arri
 	case KindKeyRequest:
 		return b.answerKey(tx, s, l, c, got)
 	case KindVoid:
-		return nil
+		return b.takeVoid(tx, l, c, got)
 	}
 	plain, err := EncodeContent(c)
 	if err != nil {

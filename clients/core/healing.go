@@ -250,7 +250,7 @@ func (b *Brain) answerLost(tx Tx, s *self, l *letter, c *Content, got *arrivals)
 			void.Unread = append(void.Unread, id)
 			continue
 		}
-		if !b.mayResend(s, l, again, m, added) || who.Resent >= resendMost {
+		if m.Conversation != l.Sender || !b.mayResend(s, again, m, added) || who.Resent >= resendMost {
 			continue
 		}
 		who.Resent++
@@ -329,11 +329,11 @@ func lostContent(tx Tx, s *self, id clearbox.MessageID) (*Content, *Message, err
 	return nil, nil, nil
 }
 
-// mayResend tells whether c, which is or changes m, was for the device that asks,
-// which was added then, and is ours to send again.
-func (b *Brain) mayResend(s *self, l *letter, c *Content, m *Message, added clearbox.Millis) bool {
+// mayResend tells whether c, which is or changes m, was sent by this device, to
+// whoever was there at the time since, and not too long ago.
+func (b *Brain) mayResend(s *self, c *Content, m *Message, since clearbox.Millis) bool {
 	ours := kinds[c.Kind].line && m.Outgoing && m.SenderDevice == s.Device && m.State != StateQueued || c.Target != nil && !kinds[c.Kind].line
-	return ours && m.Conversation == l.Sender && c.Sent >= added && c.Sent >= b.soon(-resendFor)
+	return ours && c.Sent >= since && c.Sent >= b.soon(-resendFor)
 }
 
 // enqueueFor queues a content that only one of the recipient's devices is to
