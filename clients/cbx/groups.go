@@ -444,6 +444,20 @@ type groupPolicy struct {
 	MaxMembers int            `help:"How many people at most." placeholder:"N"`
 	Disappear  *time.Duration `help:"After what time messages disappear; 0 is never." placeholder:"DURATION"`
 	Servers    []string       `help:"Only people of these servers; any takes that back." placeholder:"SERVER"`
+	Countries  []string       `help:"Only people of servers in these countries, two letters each; any takes that back." placeholder:"COUNTRY"`
+}
+
+// Help is the long help.
+func (groupPolicy) Help() string {
+	return `Servers and devices hold everybody to the rules. Rules that exclude somebody who is in the group, or invited, are refused: remove them first. Where a server is says its operator, or whoever agreed on the peering.`
+}
+
+// only gives the entries of a rule; "any" takes it back.
+func only(entries []string) []string {
+	if slices.Contains(entries, "any") {
+		return nil
+	}
+	return slices.Compact(slices.Sorted(slices.Values(entries)))
 }
 
 // Run changes a group's rules.
@@ -463,10 +477,10 @@ func (c *groupPolicy) Run(ctx context.Context, a *app) error {
 				policy.Disappear = uint32(c.Disappear.Seconds())
 			}
 			if len(c.Servers) > 0 {
-				policy.Servers = slices.Sorted(slices.Values(c.Servers))
-				if slices.Contains(c.Servers, "any") {
-					policy.Servers = nil
-				}
+				policy.Servers = only(c.Servers)
+			}
+			if len(c.Countries) > 0 {
+				policy.Countries = only(c.Countries)
 			}
 		})
 		if err != nil {

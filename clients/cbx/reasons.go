@@ -40,6 +40,7 @@ var reasons = map[clearbox.Code]string{
 	clearbox.CodeGroupFrozen:          "the group's server contradicted itself; who is in the group cannot change any more",
 	clearbox.CodeGroupClosed:          "the group is closed",
 	clearbox.CodeDeviceRemoved:        "the device that signed it is no device of its person",
+	"policy_excluded":                 "the group's rules exclude a server of which somebody is in it; remove them (cbx group remove), or change the rules (cbx group policy)",
 	// Why it cannot be read.
 	"bad_padding":           "it is not padded as sealed messages are",
 	"not_sealed_for_us":     "it was sealed for other keys than yours, or altered on the way",

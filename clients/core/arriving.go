@@ -100,6 +100,10 @@ func (b *Brain) readTalk(tx Tx, s *self, l *letter, c *Content, got *arrivals) e
 		}
 	}
 	switch {
+	case c.Kind == KindTimer: // only the group's rules set one
+		if err := b.ignored(tx); err != nil {
+			return err
+		}
 	case c.Kind < firstQuiet && (!c.Kind.Known() || kinds[c.Kind].line):
 		return b.readLine(tx, s, l, c, known, key, got)
 	case c.Kind == KindEdit, c.Kind == KindDelete, c.Kind == KindReaction:

@@ -106,7 +106,7 @@ func (w *world) serveContacts(s *session, method, path string, body []byte) (out
 		if state == "" {
 			state = wire.ServerReachable
 		}
-		return &wire.ServerInfo{Server: clearbox.ServerName(name), State: state, Roots: []wire.SenderRoot{
+		return &wire.ServerInfo{Server: clearbox.ServerName(name), State: state, Country: w.country, Roots: []wire.SenderRoot{
 			{Key: a.root.Public().Bytes(), NotBefore: 0, Expires: millis(time.Now().AddDate(1, 0, 0))},
 		}}, nil, true
 	}

@@ -2,6 +2,7 @@ package core
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"sort"
 	"strings"
@@ -167,6 +168,9 @@ func (b *Brain) Conversations(ctx context.Context) (out []Conversation, err erro
 				continue
 			}
 			c.Unshown = unshown[key]
+			if err := b.ruled(r, c); err != nil {
+				return err
+			}
 			out = append(out, *c)
 		}
 		sort.Slice(out, func(i, j int) bool { return out[i].Last.Order > out[j].Last.Order })
@@ -241,10 +245,21 @@ func (b *Brain) Conversation(ctx context.Context, in ConversationID) (out Conver
 		}
 		unshown, err := newLines(r)
 		c.Unshown = unshown[real.key()]
+		err = errors.Join(err, b.ruled(r, c))
 		out = *c
 		return err
 	})
 	return out, err
+}
+
+// ruled gives the conversation of a group the timer of its rules.
+func (b *Brain) ruled(r Reader, c *Conversation) error {
+	if c.In.Group.IsZero() {
+		return nil
+	}
+	seconds, err := b.timerOf(r, c.In, nil)
+	c.Timer = time.Duration(seconds) * time.Second
+	return err
 }
 
 // keep edits what is kept of a conversation on this device alone.

@@ -73,11 +73,14 @@ func (b *Brain) wasRead(tx Tx, shown *Message) (bool, error) {
 // SetTimer makes what anybody writes into a conversation from now on disappear so
 // long after it was read, and for its sender after it was sent; 0 is never. It
 // holds for both sides, and the one who set it last wins. after is rounded to
-// seconds.
+// seconds. In a group see SetGroupPolicy.
 func (b *Brain) SetTimer(ctx context.Context, in ConversationID, after time.Duration) (*Message, error) {
 	s, err := b.me()
 	if err != nil {
 		return nil, err
+	}
+	if !in.Group.IsZero() {
+		return nil, clearbox.Errorf(clearbox.CodeBadRequest, "in a group its rules say when messages disappear, and who administers it sets them")
 	}
 	if after < 0 || after > MaxTimer*time.Second || after > 0 && after < time.Second {
 		return nil, clearbox.Errorf(clearbox.CodeBadRequest, "messages disappear after a second at least and a year at most")

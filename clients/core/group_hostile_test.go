@@ -58,7 +58,7 @@ func (w *world) identityOf(p *person) []byte {
 // TestForgedAdd: a server invites its friend, in the name of the owner, with a
 // valid key of another member, or with a key of its own that it lists nowhere.
 func TestForgedAdd(t *testing.T) {
-	for _, how := range []string{"own key", "key of a stranger who joined", "other opening"} {
+	for _, how := range []string{"own key", "key of a stranger who joined", "other opening", "rules that exclude a member"} {
 		t.Run(how, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w, p := crew(t, "ada@a.test", "bob@b.test", "eve@b.test")
@@ -75,6 +75,17 @@ func TestForgedAdd(t *testing.T) {
 					op = forgedAdd(t, g, eve.user, w.identityOf(eve), signingKey(t), owner)
 				case "key of a stranger who joined":
 					op = forgedAdd(t, g, eve.user, w.identityOf(eve), core.DeviceKey(eve.brain), owner)
+				case "rules that exclude a member": // the owner signed them, and no honest server takes them
+					key := core.DeviceKey(ada.brain)
+					next := g.st.Next(owner, key.Public().(ed25519.PublicKey), 1, time.Now().UnixMilli())
+					policy := g.st.Policy
+					policy.Servers = []string{"a.test"}
+					next.Body = chain.SetPolicy{Policy: policy}
+					raw, err := chain.Sign(key, next)
+					if err != nil {
+						t.Fatal(err)
+					}
+					op = wire.GroupEvent{Group: id, Epoch: next.Epoch, Op: raw}
 				case "other opening": // the owner invites one, and the server says it is another
 					bob.w.setShowOps(func(to clearbox.UserID, ops []wire.GroupEvent) []wire.GroupEvent {
 						var out []wire.GroupEvent

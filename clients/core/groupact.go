@@ -283,14 +283,25 @@ func withMember(user clearbox.UserID, body func(chain.Member) chain.Body) func(R
 	}
 }
 
-// SetGroupPolicy changes the group's rules.
+// SetGroupPolicy changes the group's rules. They are refused while they exclude
+// somebody who is in the group, or invited.
 func (b *Brain) SetGroupPolicy(ctx context.Context, id clearbox.GroupID, edit func(*chain.Policy)) error {
-	return b.act(ctx, id, func(_ Reader, g *group, st *chain.State) (chain.Body, [][]byte, error) {
+	return b.act(ctx, id, func(r Reader, g *group, st *chain.State) (chain.Body, [][]byte, error) {
 		if err := active(g, st); err != nil {
 			return nil, nil, err
 		}
 		policy := st.Policy
 		edit(&policy)
+		for m, is := range st.Members {
+			if is.Status == chain.StatusFormer {
+				continue
+			}
+			if o, user, err := whoIs(r, g.ID, m); err != nil {
+				return nil, nil, err
+			} else if o != nil && !policy.AllowsServer(string(user.Server)) {
+				return nil, nil, clearbox.Errorf(clearbox.CodeForbidden, "these rules exclude %s, of which somebody is in the group or invited: remove them first", user.Server)
+			}
+		}
 		return chain.SetPolicy{Policy: policy}, nil, nil
 	})
 }

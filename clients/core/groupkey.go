@@ -68,8 +68,9 @@ type audience struct {
 
 // audienceOf gives everybody who is to read what is written now: the devices of
 // all active members, own other ones included. A *strangerError asks for
-// somebody's devices. It refuses where somebody's keys are not those that they
-// were invited with, or not known.
+// somebody's devices, a *countryError for where a server is. It refuses where
+// somebody's keys are not those that they were invited with, or not known, and
+// where the rules exclude somebody.
 func (b *Brain) audienceOf(tx Tx, s *self, g *group, st *chain.State) ([]audience, error) {
 	var out []audience
 	for id, m := range st.Members {
@@ -82,6 +83,9 @@ func (b *Brain) audienceOf(tx Tx, s *self, g *group, st *chain.State) ([]audienc
 		}
 		if o == nil {
 			return nil, clearbox.Errorf(clearbox.CodeUnavailable, "your server does not say who a member of the group is")
+		}
+		if err := b.mayRead(tx, &st.Policy, user); err != nil {
+			return nil, err
 		}
 		a := audience{user: user, uuid: uuidOfUser(user), identity: o.Identity[:]}
 		if user == s.User {

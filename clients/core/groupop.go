@@ -330,6 +330,9 @@ func (b *Brain) applyOp(tx Tx, s *self, g *group, st *chain.State, op *newOp) (*
 	if err := b.takeOpenings(tx, s, g, &next, op.Openings); err != nil {
 		return nil, err
 	}
+	if err := lawful(tx, g.ID, &next, o); err != nil {
+		return nil, err
+	}
 	if err := b.bound(tx, s, g, o); err != nil {
 		return nil, err
 	}

@@ -247,6 +247,11 @@ func (b *Brain) readInGroup(tx Tx, s *self, l *letter, c *Content, got *arrivals
 			}
 		}
 	}
+	if timed(c) {
+		if c.Expires, err = timerAt(tx, g, st, c.Group.Epoch); err != nil {
+			return false, err
+		}
+	}
 	if c.Kind == KindGroupKey {
 		return false, b.takeGroupKey(tx, g, st, c, got)
 	}

@@ -74,8 +74,7 @@ func (b *Brain) prepareMany(ctx context.Context, key string) (*outItem, error) {
 				return err
 			}
 			later = b.many(tx, s, it)
-			var stranger *strangerError
-			if errors.As(later, &stranger) || errors.Is(later, errNeedsCertificate) {
+			if asks(later) {
 				return nil
 			}
 			if later != nil {
@@ -84,9 +83,14 @@ func (b *Brain) prepareMany(ctx context.Context, key string) (*outItem, error) {
 			return save(tx, key, it)
 		})
 		var stranger *strangerError
+		var abroad *countryError
 		switch {
 		case errors.As(later, &stranger):
 			if err := b.meet(ctx, stranger.user); err != nil {
+				return nil, err
+			}
+		case errors.As(later, &abroad):
+			if err := b.fetchRoots(ctx, abroad.server); err != nil {
 				return nil, err
 			}
 		case errors.Is(later, errNeedsCertificate):
@@ -101,6 +105,13 @@ func (b *Brain) prepareMany(ctx context.Context, key string) (*outItem, error) {
 		}
 	}
 	return nil, clearbox.Errorf(clearbox.CodeUnavailable, "the devices of the group keep changing")
+}
+
+// asks tells errors that say what the network has to tell first.
+func asks(err error) bool {
+	var stranger *strangerError
+	var abroad *countryError
+	return errors.As(err, &stranger) || errors.As(err, &abroad) || errors.Is(err, errNeedsCertificate)
 }
 
 // many encrypts an item once for everybody in its group and seals that for each
@@ -144,7 +155,7 @@ func (b *Brain) many(tx Tx, s *self, it *outItem) error {
 	if err != nil {
 		return err
 	}
-	multi, err := b.speak(s, g, it, key, recipients, from)
+	multi, err := b.speak(tx, s, g, st.Policy.Disappear, it, key, recipients, from)
 	if err != nil {
 		return err
 	}
@@ -162,12 +173,15 @@ func (b *Brain) many(tx Tx, s *self, it *outItem) error {
 
 // speak encrypts an item's content with the own sender key and seals it for all
 // recipients, in a size that sealed messages have.
-func (b *Brain) speak(s *self, g *group, it *outItem, key *sender.Sender, to []sealed.Recipient, from *certificate.Sender) ([]byte, error) {
+func (b *Brain) speak(tx Tx, s *self, g *group, timer uint32, it *outItem, key *sender.Sender, to []sealed.Recipient, from *certificate.Sender) ([]byte, error) {
 	content, err := DecodeContent(it.Content)
 	if err != nil {
 		return nil, err
 	}
 	content.Group = &GroupContext{ID: g.ID, Epoch: g.Epoch, Head: g.Head}
+	if err := keepTime(tx, s, content, timer); err != nil {
+		return nil, err
+	}
 	plain, err := EncodeContent(content)
 	if err != nil {
 		return nil, err
@@ -316,9 +330,8 @@ func (b *Brain) sentToNobody(ctx context.Context, key string) error {
 			return err
 		}
 		to, err := b.audienceOf(tx, s, g, st)
-		var stranger *strangerError
 		switch {
-		case errors.As(err, &stranger):
+		case asks(err):
 			return nil // somebody is there now: it is prepared anew
 		case err != nil:
 			return err

@@ -45,6 +45,8 @@ func SomebodyAt(server clearbox.ServerName) clearbox.UserID {
 type serverRoots struct {
 	Roots []senderRoot    `cbor:"1,keyasint"`
 	Asked clearbox.Millis `cbor:"2,keyasint"` // when the server was last asked
+	// Country is where it is, as the own server has it; empty where that is not known.
+	Country string `cbor:"3,keyasint,omitempty"`
 }
 
 // senderRoot is wire.SenderRoot in the vault.
@@ -265,14 +267,14 @@ func (b *Brain) fetchRoots(ctx context.Context, server clearbox.ServerName) erro
 		if err != nil {
 			return err
 		}
-		next := serverRoots{Asked: now}
+		next := serverRoots{Asked: now, Country: info.Country}
 		for _, r := range info.Roots {
 			next.Roots = append(next.Roots, senderRoot(r))
 		}
 		switch {
 		case roots == nil:
 		case unknown: // refused: nothing was withdrawn
-			next.Roots = roots.Roots
+			next.Roots, next.Country = roots.Roots, roots.Country
 		default:
 			next.keepEnded(roots, now)
 		}

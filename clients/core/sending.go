@@ -74,7 +74,10 @@ func (b *Brain) Post(ctx context.Context, in ConversationID, p Post) (*Message, 
 		m.Kind = MessageFile
 	}
 	err = b.say(ctx, s, in, m, func(tx Tx, conv *conversation) error {
-		m.Expires = conv.Timer
+		var err error
+		if m.Expires, err = b.timerOf(tx, m.In(), conv); err != nil {
+			return err
+		}
 		if conv.Draft != "" {
 			conv.Draft = ""
 			if err := errors.Join(b.mustForget(tx), save(tx, prefixConv+m.In().key(), conv)); err != nil {

@@ -35,6 +35,7 @@ type world struct {
 	serverState  wire.ServerState            // of every server; empty is reachable
 	refuseKnock  clearbox.Code               // if set, no knock is taken
 
+	country       string              // where every server says that all others are
 	refuseServers clearbox.Code       // if set, nothing is told of servers
 	away          bool                // nobody is found at another server
 	signals       int                 // that clients sent
