@@ -59,6 +59,12 @@ type contact struct {
 	Resent     int             `cbor:"71,keyasint,omitempty"` // own messages sent again to them since ResentFrom
 	ResentFrom clearbox.Millis `cbor:"72,keyasint,omitempty"`
 
+	Answered     int             `cbor:"75,keyasint,omitempty"` // knocks of theirs that were answered at once since AnsweredFrom
+	AnsweredFrom clearbox.Millis `cbor:"76,keyasint,omitempty"`
+	// Replaced is when the pinned identity took the place of another one; 0 if it
+	// is the first.
+	Replaced clearbox.Millis `cbor:"77,keyasint,omitempty"`
+
 	Card     *Card           `cbor:"30,keyasint,omitempty"` // what they want to be called
 	CardSent clearbox.Millis `cbor:"31,keyasint,omitempty"` // revision of ours that they were told
 
@@ -322,7 +328,7 @@ func (b *Brain) changeIdentity(tx Tx, c *contact, next pins) error {
 	if c.Trust == TrustVerified {
 		c.Changed = &next
 	} else {
-		c.pins, c.Changed, c.Vouched = next, nil, false
+		c.pins, c.Changed, c.Vouched, c.Replaced = next, nil, false, b.now()
 	}
 	if again {
 		return nil
@@ -410,6 +416,7 @@ func (b *Brain) AcceptIdentity(ctx context.Context, user clearbox.UserID) error 
 			return clearbox.Errorf(clearbox.CodeConflict, "the contact's keys did not change")
 		}
 		c.pins, c.Changed, c.Trust, c.Vouched, c.Marked = *c.Changed, nil, TrustUnverified, false, b.now()
+		c.Replaced = c.Marked
 		if err := save(tx, contactKey(uuidOfUser(user)), c); err != nil {
 			return err
 		}

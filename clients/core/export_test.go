@@ -3,6 +3,7 @@ package core
 import (
 	"context"
 	"crypto/ed25519"
+	"slices"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -17,8 +18,9 @@ import (
 func SetPreKeys(b *Brain, n int) { b.preKeys = n }
 
 // RegisterAs is Register with a uid that is given: what an account looks like
-// that lost all of its keys and was set up again.
-func RegisterAs(b *Brain, ctx context.Context, r Registration, uid clearbox.UID) error {
+// that lost all of its keys and was set up again. since is when its device says
+// that it was added, if not now.
+func RegisterAs(b *Brain, ctx context.Context, r Registration, uid clearbox.UID, since ...time.Time) error {
 	s, err := b.newAccount(ctx, r)
 	if err != nil {
 		return err
@@ -27,6 +29,10 @@ func RegisterAs(b *Brain, ctx context.Context, r Registration, uid clearbox.UID)
 	a.User.UID = uid
 	list := *s.list
 	list.Account = a.User.String()
+	for _, t := range since {
+		list.Devices = slices.Clone(list.Devices)
+		list.Devices[0].Added = t.UnixMilli()
+	}
 	if a.List, err = list.Sign(s.root); err != nil {
 		return err
 	}

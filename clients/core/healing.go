@@ -253,6 +253,9 @@ func (b *Brain) answerLost(tx Tx, s *self, l *letter, c *Content, got *arrivals)
 		if m.Conversation != l.Sender || !b.mayResend(s, again, m, added) || who.Resent >= resendMost {
 			continue
 		}
+		if again.Sent < who.Replaced && m.State.Arrived() {
+			continue // who had other keys has read it: these may be anybody's
+		}
 		who.Resent++
 		sent++
 		again.Unread = []clearbox.MessageID{id}

@@ -53,6 +53,7 @@ func (b *Brain) readKnock(tx Tx, s *self, k *wire.Knock, got *arrivals) error {
 	if c != nil && c.Blocked {
 		return b.closeKnock(tx, k.ID, wire.KnockClose)
 	}
+	known := c // whom the answer is for, as far as we know them
 	welcome := c != nil && c.Accepted
 	if !welcome { // did we ask them ourselves?
 		asked, err := optional(tx.Get(prefixAddr + k.Address))
@@ -67,10 +68,13 @@ func (b *Brain) readKnock(tx Tx, s *self, k *wire.Knock, got *arrivals) error {
 			if other != nil && other.Blocked { // by the address, when no more was known of them
 				return b.closeKnock(tx, k.ID, wire.KnockBlock)
 			}
-			welcome = other != nil && other.Knock != (clearbox.MessageID{})
+			known, welcome = other, other != nil && other.Knock != (clearbox.MessageID{})
 		}
 	}
 	if welcome {
+		if ok, err := b.mayAnswer(tx, known); err != nil || !ok {
+			return errors.Join(err, b.closeKnock(tx, k.ID, wire.KnockClose))
+		}
 		got.queue = true
 		if c != nil && c.Token != nil { // they have a token, and it does not serve: let the server have it again
 			own, err := b.ownToken(tx)
@@ -99,6 +103,23 @@ func (b *Brain) readKnock(tx Tx, s *self, k *wire.Knock, got *arrivals) error {
 	}
 	got.shown = true
 	return save(tx, requestKey(uuid), r)
+}
+
+// answersMost is how many knocks of one contact are answered at once in a
+// resendDay: their client knocks again where a token was lost, and their server
+// can say without end that it does.
+const answersMost = 8
+
+// mayAnswer counts an answer against what c may have, and tells whether it may.
+func (b *Brain) mayAnswer(tx Tx, c *contact) (bool, error) {
+	if now := b.now(); !within(now, c.AnsweredFrom, resendDay) {
+		c.AnsweredFrom, c.Answered = now, 0
+	}
+	if c.Answered >= answersMost {
+		return false, nil
+	}
+	c.Answered++
+	return true, save(tx, contactKey(uuidOfUser(c.User)), c)
 }
 
 // answer accepts a knock: the contact is there, and the message that says so is
