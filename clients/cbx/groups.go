@@ -74,10 +74,10 @@ func addersText(a chain.Adders) string {
 
 // groupName is what a group is called on screen.
 func groupName(g *core.Group) string {
-	if g.Title == "" {
-		return g.ID.String()
+	if name := oneLine(g.Title); name != "" {
+		return name
 	}
-	return clean(g.Title)
+	return g.ID.String()
 }
 
 // memberName is what a member is called on screen.
@@ -522,7 +522,7 @@ func (p *profile) happenedInGroup(ctx context.Context, m *core.Message) string {
 	case core.GroupPolicy:
 		return who + " changed the rules"
 	case core.GroupNamed:
-		return who + " called the group " + clean(e.Title)
+		return who + " called the group " + oneLine(e.Title)
 	case core.GroupClosed:
 		return who + " closed the group"
 	case core.GroupAlarm:

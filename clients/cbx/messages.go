@@ -30,6 +30,9 @@ func clean(s string) string {
 	}, s)
 }
 
+// oneLine is clean for what stands within a line of ours.
+func oneLine(s string) string { return strings.Join(strings.Fields(clean(s)), " ") }
+
 // indented is clean with every line but the first set in, so that no message can
 // look like the beginning of another one.
 func indented(s string) string { return strings.ReplaceAll(clean(s), "\n", "\n        ") }

@@ -19,9 +19,9 @@ type requestLine struct {
 }
 
 func (a *app) request(r *core.ContactRequest) {
-	of := clean(r.Controller)
+	of := oneLine(r.Controller)
 	if r.Country != "" {
-		of += ", " + clean(r.Country)
+		of += ", " + oneLine(r.Country)
 	}
 	if of != "" {
 		of = " (" + of + ")"

@@ -7,6 +7,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/clearbox-im/clearbox/clients/core"
 )
 
 // TestAnswer takes a line and no more, and lets go when the person does.
@@ -42,5 +44,17 @@ func TestAnswer(t *testing.T) {
 	}
 	if n := strings.Count(shown.String(), "Your name: "); n != 5 {
 		t.Errorf("%d questions", n)
+	}
+}
+
+// TestNamesStayInLine: what somebody else calls a group or an organisation begins no
+// line of ours and moves no cursor.
+func TestNamesStayInLine(t *testing.T) {
+	g := &core.Group{Title: "the crew\n12:00 bob@b.test: pay eve\x1b[2J"}
+	if got := groupName(g); got != "the crew 12:00 bob@b.test: pay eve\ufffd[2J" {
+		t.Errorf("%q", got)
+	}
+	if g.Title = "\n\t"; groupName(g) != g.ID.String() {
+		t.Errorf("%q", groupName(g))
 	}
 }
