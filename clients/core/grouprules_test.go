@@ -57,7 +57,7 @@ func TestGroupRules(t *testing.T) {
 		w.mu.Lock()
 		w.country = "AT"
 		w.mu.Unlock()
-		rule(func(p *chain.Policy) { p.Countries = []string{"AT"} })
+		rule(func(p *chain.Policy) { p.Countries, p.Disappear = []string{"AT"}, 0 })
 		settle(25 * time.Hour)
 		m := ada.tell(id, "in Austria")
 		settle(2 * time.Minute)
