@@ -24,13 +24,11 @@ func (b *Brain) readContent(tx Tx, s *self, env *letter, plaintext []byte, got *
 	if c.Group != nil && c.From == env.Sender && c.To == s.User {
 		return b.readGroupLetter(tx, s, env, c, got)
 	}
-	if c.Group != nil || c.From != env.Sender || !own && c.To != s.User || own && (c.To == s.User) != (c.Kind == KindSync) || !own && c.Kind == KindSync {
+	if c.Group != nil || c.From != env.Sender || !own && c.To != s.User || own && (c.To == s.User) != kinds[c.Kind].own || !own && c.Kind == KindSync {
 		return b.unreadable(tx, s, env, reasonMisrouted, got)
 	}
-	if !own {
-		if err := b.heal(tx, s, env, c, got); err != nil {
-			return err
-		}
+	if err := b.heal(tx, s, env, c, got); err != nil {
+		return err
 	}
 	uuid := env.uuid
 	known, key, err := findMessage(tx, uuid, c.ID)
@@ -210,14 +208,7 @@ func (b *Brain) blocked(tx Tx, uuid string) (bool, error) {
 	if err != nil || c == nil {
 		return false, err
 	}
-	if renewals := min(c.Renewals, healFree); renewals > 0 {
-		if !within(b.now(), c.Renewed, healCalm) {
-			renewals = 0
-		}
-		if renewals == c.Renewals {
-			return c.Blocked, nil
-		}
-		c.Renewals = renewals
+	if b.heard(&c.pace) {
 		err = save(tx, contactKey(uuid), c)
 	}
 	return c.Blocked, err

@@ -40,7 +40,7 @@ type contact struct {
 	Trust    Trust           `cbor:"5,keyasint"`           // as the person marked it: unverified or verified
 	Accepted bool            `cbor:"6,keyasint,omitempty"` // written to, or accepted: gets receipts
 	Changed  *pins           `cbor:"7,keyasint,omitempty"` // new keys of a verified contact, not accepted yet
-	Renewed  clearbox.Millis `cbor:"8,keyasint,omitempty"` // when lost messages were last asked for
+	pace
 
 	// Of people of other servers. Token lets us write to them, and TokenSent is
 	// when they gave it, by their clock. Knock is the open question to be
@@ -53,11 +53,8 @@ type contact struct {
 	Blocked     bool               `cbor:"13,keyasint,omitempty"`
 	KnockAt     clearbox.Millis    `cbor:"14,keyasint,omitempty"` // of the last knock
 
-	Vouched    bool            `cbor:"73,keyasint,omitempty"` // their server named the pinned identity as theirs
-	Marked     clearbox.Millis `cbor:"74,keyasint,omitempty"` // when Trust was last marked: the newest mark holds on all own devices
-	Renewals   int             `cbor:"70,keyasint,omitempty"` // requests for lost messages since anything of theirs was read
-	Resent     int             `cbor:"71,keyasint,omitempty"` // own messages sent again to them since ResentFrom
-	ResentFrom clearbox.Millis `cbor:"72,keyasint,omitempty"`
+	Vouched bool            `cbor:"73,keyasint,omitempty"` // their server named the pinned identity as theirs
+	Marked  clearbox.Millis `cbor:"74,keyasint,omitempty"` // when Trust was last marked: the newest mark holds on all own devices
 
 	Answered     int             `cbor:"75,keyasint,omitempty"` // knocks of theirs that were answered at once since AnsweredFrom
 	AnsweredFrom clearbox.Millis `cbor:"76,keyasint,omitempty"`

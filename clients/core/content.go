@@ -52,13 +52,14 @@ type traits struct {
 	name string // in docs/content.md
 	line bool   // it is a line of a conversation, and has a state
 	talk bool   // it belongs to a conversation: own devices get it too, and it waits for consent
+	own  bool   // own devices say it to each other
 }
 
 // kinds has every kind that this version knows what to do with.
 var kinds = map[Kind]traits{
 	KindText:    {name: "text", line: true, talk: true},
 	KindReceipt: {name: "receipt"},
-	KindRenew:   {name: "renew"},
+	KindRenew:   {name: "renew", own: true},
 	KindAccept:  {name: "accept"},
 	KindToken:   {name: "token"},
 	KindTyping:  {name: "typing"},
@@ -70,9 +71,9 @@ var kinds = map[Kind]traits{
 	KindProfile:  {name: "profile"},
 	KindFile:     {name: "file", line: true, talk: true},
 
-	KindSync: {name: "sync"},
+	KindSync: {name: "sync", own: true},
 
-	KindVoid: {name: "void"},
+	KindVoid: {name: "void", own: true},
 
 	KindSenderKey:  {name: "sender-key"},
 	KindKeyRequest: {name: "key-request"},

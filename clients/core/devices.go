@@ -49,6 +49,9 @@ func (b *Brain) tendDevices(ctx context.Context) error {
 	if _, err := b.Devices(ctx); err != nil {
 		return err
 	}
+	if err := b.askOwn(ctx); err != nil {
+		return err
+	}
 	if err := b.rotate(ctx); err != nil { // where publish was interrupted
 		return err
 	}

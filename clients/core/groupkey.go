@@ -304,8 +304,9 @@ func (b *Brain) answerKey(tx Tx, s *self, l *letter, c *Content, got *arrivals) 
 	}
 	var added clearbox.Millis
 	if l.Sender != s.User {
-		if who.Changed != nil {
-			return nil
+		o, _, err := whoIs(tx, g.ID, member)
+		if err != nil || who.Changed != nil || string(who.Identity) != string(o.Identity[:]) {
+			return err // as in audienceOf: not the keys that they were invited with
 		}
 		if added, err = who.added(l.SenderDevice); err != nil {
 			return err

@@ -14,13 +14,13 @@ import (
 // How lost messages are asked for, and given again. Both sides are bounded, so
 // that two damaged devices, or a hostile one, do not talk about it for ever.
 const (
-	healFree   = 3                   // requests to one contact that need no pause between them
+	healFree   = 3                   // requests to one contact, or to own devices, that need no pause between them
 	healFirst  = time.Minute         // the pause before the next one; doubled each time
 	healCalm   = time.Hour           // after which, if anything of theirs was read, the next ones need no pause again
 	healInARow = 10                  // requests to a contact of whom nothing can be read meanwhile
 	healTries  = 3                   // requests for one message
 	resendFor  = 30 * 24 * time.Hour // older messages are not sent again: no mail waits longer
-	resendMost = 256                 // messages that are sent to one contact again in a resendDay
+	resendMost = 256                 // messages that are sent to one contact, or to own devices, again in a resendDay
 	resendDay  = 24 * time.Hour
 	lostMost   = 4096                  // messages of one contact that are waited for
 	failedMost = keys.MaxActiveDevices // decryption errors in one request
@@ -59,13 +59,14 @@ func tally(tx Tx, edit func(*Healing)) error {
 }
 
 // miss notes that the message at m's line could not be read, and has it asked for
-// if its sender is an accepted contact. Others do not learn that we read at all.
-func (b *Brain) miss(tx Tx, l *letter, m *Message, got *arrivals) error {
+// if its sender is an accepted contact or an own device. Others do not learn that we
+// read at all.
+func (b *Brain) miss(tx Tx, s *self, l *letter, m *Message, got *arrivals) error {
 	if err := tally(tx, func(h *Healing) { h.Lost++ }); err != nil {
 		return err
 	}
-	c, err := load[contact](tx, contactKey(l.uuid))
-	if err != nil || c == nil || !c.Accepted || c.Blocked {
+	with, err := partnerAt(tx, s, l.uuid)
+	if err != nil || with == nil {
 		return err
 	}
 	waiting, err := tx.List(Range{Prefix: prefixLost + l.uuid + "/", Limit: lostMost})
@@ -86,23 +87,23 @@ func (b *Brain) miss(tx Tx, l *letter, m *Message, got *arrivals) error {
 	)
 }
 
-// askLost asks a contact for what is missing, at most as often as the pauses
-// allow. The request is written in new sessions with the devices whose messages
+// askLost asks a contact, or own devices, for what is missing, at most as often as
+// the pauses allow. The request is written in new sessions with the devices whose messages
 // could not be read; it names the messages.
 func (b *Brain) askLost(tx Tx, s *self, uuid string, got *arrivals) error {
-	c, err := load[contact](tx, contactKey(uuid))
-	if err != nil || c == nil || !c.Accepted || c.Blocked || c.Changed != nil {
+	with, err := partnerAt(tx, s, uuid)
+	if err != nil || with == nil || with.heldBack() {
 		return err
 	}
 	now := b.now()
-	if c.Renewals >= healInARow || c.Renewals >= healFree && within(now, c.Renewed, healFirst<<(c.Renewals-healFree)) {
+	if with.Renewals >= healInARow || with.Renewals >= healFree && within(now, with.Renewed, healFirst<<(with.Renewals-healFree)) {
 		return nil
 	}
 	entries, err := tx.List(Range{Prefix: prefixLost + uuid + "/"})
 	if err != nil {
 		return err
 	}
-	ask := &Content{Kind: KindRenew, To: c.User}
+	ask := &Content{Kind: KindRenew, To: with.user}
 	devices := map[clearbox.DeviceID]bool{}
 	for _, e := range entries {
 		l, err := parse[lost](e.Value)
@@ -132,12 +133,12 @@ func (b *Brain) askLost(tx Tx, s *self, uuid string, got *arrivals) error {
 		return nil
 	}
 	for d := range devices {
-		if err := b.archive(tx, s, c.User, d); err != nil {
+		if err := b.archive(tx, s, with.user, d); err != nil {
 			return err
 		}
 	}
-	c.Renewed, c.Renewals = now, c.Renewals+1
-	if err := save(tx, contactKey(uuid), c); err != nil {
+	with.Renewed, with.Renewals = now, with.Renewals+1
+	if err := with.save(tx); err != nil {
 		return err
 	}
 	if err := tally(tx, func(h *Healing) { h.Asked++ }); err != nil {
@@ -221,23 +222,27 @@ func (b *Brain) came(tx Tx, l *letter, id clearbox.MessageID) (bool, error) {
 	return true, errors.Join(tx.Delete(key), tx.Delete(newKey(m.Order)), tx.Delete(lostKey(l.uuid, m.Order)), tx.Delete(idKey(l.uuid, id)))
 }
 
-// answerLost sends a contact's device again what it could not read of ours, and
-// says of what it asked for in vain that it was no message. Only the device that
-// wrote a message sends it again, and only to a device that it was for.
+// answerLost sends a device of a contact, or an own one, again what it could not
+// read of ours, and says of what it asked for in vain that it was no message. Only
+// the device that wrote a message sends it again, and only to a device that it was
+// for.
 func (b *Brain) answerLost(tx Tx, s *self, l *letter, c *Content, got *arrivals) error {
-	who, err := load[contact](tx, contactKey(l.uuid))
-	if err != nil || who == nil || !who.Accepted || who.Blocked || who.Changed != nil {
-		return err
-	}
-	if ours, err := b.failedHere(tx, s, l, c.Failed); err != nil || !ours {
-		return err
-	}
-	added, err := who.added(l.SenderDevice)
-	if err != nil {
+	who, err := partnerAt(tx, s, l.uuid)
+	if err != nil || who == nil || who.heldBack() {
 		return err
 	}
 	if now := b.now(); !within(now, who.ResentFrom, resendDay) {
 		who.ResentFrom, who.Resent = now, 0
+	}
+	if who.own() && len(c.Unread) == 0 {
+		return errors.Join(b.tellAll(tx, s, who, l.SenderDevice, got), who.save(tx))
+	}
+	if ours, err := b.failedHere(tx, s, l, c.Failed); err != nil || !ours {
+		return err
+	}
+	added, err := who.added(s, l.SenderDevice)
+	if err != nil {
+		return err
 	}
 	void := &Content{Kind: KindVoid, To: l.Sender}
 	sent := 0
@@ -250,29 +255,29 @@ func (b *Brain) answerLost(tx Tx, s *self, l *letter, c *Content, got *arrivals)
 			void.Unread = append(void.Unread, id)
 			continue
 		}
-		if m.Conversation != l.Sender || !b.mayResend(s, again, m, added) || who.Resent >= resendMost {
+		if !who.own() && m.Conversation != l.Sender || !m.Group.IsZero() || !b.mayResend(s, again, m, added) || who.Resent >= resendMost {
 			continue
 		}
-		if again.Sent < who.Replaced && m.State.Arrived() {
+		if !who.own() && again.Sent < who.contact.Replaced && m.State.Arrived() {
 			continue // who had other keys has read it: these may be anybody's
 		}
 		who.Resent++
 		sent++
 		again.Unread = []clearbox.MessageID{id}
-		if err := b.enqueueFor(tx, s, l.SenderDevice, again); err != nil {
+		if err := b.enqueueFor(tx, s, l.Sender, l.SenderDevice, again); err != nil {
 			return err
 		}
 	}
-	if err := save(tx, contactKey(l.uuid), who); err != nil {
-		return err
-	}
 	if len(void.Unread) > 0 {
-		if err := b.enqueueFor(tx, s, l.SenderDevice, void); err != nil {
+		if err := b.enqueueFor(tx, s, l.Sender, l.SenderDevice, void); err != nil {
+			return err
+		}
+		if err := b.tellAgain(tx, s, who, l.SenderDevice, got); err != nil {
 			return err
 		}
 	}
 	got.queue = true
-	return tally(tx, func(h *Healing) { h.Resent += uint64(sent) })
+	return errors.Join(who.save(tx), tally(tx, func(h *Healing) { h.Resent += uint64(sent) }))
 }
 
 // failedHere tells whether one of a request's decryption errors is about a
@@ -301,18 +306,6 @@ func (b *Brain) failedHere(tx Tx, s *self, l *letter, failed [][]byte) (ours boo
 	return ours, nil
 }
 
-// added says when a contact's device was put on the list of their devices; a time
-// that never comes for one that is not there.
-func (c *contact) added(d clearbox.DeviceID) (clearbox.Millis, error) {
-	active, err := c.active()
-	for _, e := range active {
-		if clearbox.DeviceID(e.ID) == d {
-			return clearbox.Millis(e.Added), err
-		}
-	}
-	return clearbox.Millis(1<<63 - 1), err
-}
-
 // lostContent gives what was sent under id, as far as it still holds, with the
 // message that it is or changes; nil if it stands for nothing any more.
 func lostContent(tx Tx, s *self, id clearbox.MessageID) (*Content, *Message, error) {
@@ -339,10 +332,10 @@ func (b *Brain) mayResend(s *self, c *Content, m *Message, since clearbox.Millis
 	return ours && c.Sent >= since && c.Sent >= b.soon(-resendFor)
 }
 
-// enqueueFor queues a content that only one of the recipient's devices is to
-// have: the others get one that says nothing, since servers take messages for all
-// devices of a person alone.
-func (b *Brain) enqueueFor(tx Tx, s *self, d clearbox.DeviceID, c *Content) error {
+// enqueueFor queues a content that only one device of to is to have: the others get
+// one that says nothing, since servers take messages for all devices of a person
+// alone.
+func (b *Brain) enqueueFor(tx Tx, s *self, to clearbox.UserID, d clearbox.DeviceID, c *Content) error {
 	number, err := clearbox.NewMessageID(b.opts.Random)
 	if err != nil {
 		return err
@@ -354,15 +347,15 @@ func (b *Brain) enqueueFor(tx Tx, s *self, d clearbox.DeviceID, c *Content) erro
 	if err != nil {
 		return err
 	}
-	it := &outItem{ID: number, To: c.To, Kind: KindVoid, Only: d}
+	it := &outItem{ID: number, To: to, Kind: KindVoid, Only: d}
 	if it.Content, err = b.compose(tx, s, c); err != nil {
 		return err
 	}
-	filler := &Content{Kind: KindVoid, ID: number, Sent: b.now(), To: c.To}
+	filler := &Content{Kind: KindVoid, ID: number, Sent: b.now(), To: to}
 	if it.Filler, err = b.compose(tx, s, filler); err != nil {
 		return err
 	}
-	err = b.queueItem(tx, s, outKey(uuidOfUser(c.To), order), it)
+	err = b.queueItem(tx, s, outKey(uuidOfUser(to), order), it)
 	if errors.Is(err, errHeldBack) {
 		return nil
 	}
@@ -379,7 +372,8 @@ func (it *outItem) contentFor(t target) []byte {
 
 // rewind deals with a vault that is an older copy of this device's memory: no
 // session of it is written in again, since its keys were used; the mail up to
-// acked was read by the newer one. What comes in the meantime is asked for.
+// acked was read by the newer one. What comes in the meantime is asked for, and own
+// devices are asked for what the person decided since.
 func (b *Brain) rewind(ctx context.Context, acked int64) error {
 	s, err := b.me()
 	if err != nil {
@@ -419,7 +413,7 @@ func (b *Brain) rewind(ctx context.Context, acked int64) error {
 		}
 		// The server may have newer keys than this vault, under the next numbers.
 		st.Rotated, st.NextID = 0, st.NextID+rewindSkip
-		return errors.Join(save(tx, keyPreKeys, st), tx.Delete(keyGroupsAsked), setCount(tx, keySeq, uint64(acked)), tally(tx, func(h *Healing) { h.Rewound++ }))
+		return errors.Join(save(tx, keyPreKeys, st), tx.Delete(keyGroupsAsked), tx.Put(keyAskOwn, []byte{1}), setCount(tx, keySeq, uint64(acked)), tally(tx, func(h *Healing) { h.Rewound++ }))
 	})
 }
 
@@ -434,9 +428,15 @@ func (b *Brain) askAll(tx Tx, s *self, got *arrivals) error {
 	return nil
 }
 
-// heal deals with what a contact says about lost messages: theirs that comes
-// again, theirs that never was one, and ours that they could not read.
+// heal deals with what somebody says about lost messages: theirs that comes again,
+// theirs that never was one, and ours that they could not read. An own device reads
+// here, too, that it can be heard.
 func (b *Brain) heal(tx Tx, s *self, l *letter, c *Content, got *arrivals) error {
+	if l.Sender == s.User {
+		if err := b.heardOwn(tx); err != nil {
+			return err
+		}
+	}
 	if c.Kind == KindRenew {
 		return b.answerLost(tx, s, l, c, got)
 	}

@@ -204,12 +204,12 @@ func (b *Brain) renumber(tx Tx, key string, v any) (int64, error) {
 // tellOwn queues y for the own other devices, in as many contents as it takes.
 func (b *Brain) tellOwn(tx Tx, s *self, y *Sync) (bool, error) {
 	queued := false
-	for len(y.Contacts)+len(y.Read)+len(y.Records) > 0 || y.Token != nil {
-		part := &Sync{Token: y.Token, TokenAt: y.TokenAt}
+	for len(y.Contacts)+len(y.Read)+len(y.Records) > 0 || y.Token != nil || y.Archive != nil {
+		part := &Sync{Token: y.Token, TokenAt: y.TokenAt, Archive: y.Archive}
 		part.Contacts, y.Contacts = cut(y.Contacts, maxSyncContacts)
 		part.Read, y.Read = cut(y.Read, maxReceipts)
 		part.Records, y.Records = cut(y.Records, maxSyncRecords)
-		y.Token = nil
+		y.Token, y.Archive = nil, nil
 		if err := b.enqueueSync(tx, s, part); err != nil {
 			return queued, err
 		}

@@ -351,7 +351,7 @@ func (b *Brain) unreadable(tx Tx, s *self, env *letter, reason clearbox.Code, go
 	}
 	got.shown = true
 	if (reason == reasonSession || reason == reasonDamaged) && !env.Sender.IsZero() {
-		return b.miss(tx, env, m, got)
+		return b.miss(tx, s, env, m, got)
 	}
 	return nil
 }

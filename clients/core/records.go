@@ -44,6 +44,8 @@ import (
 //	answer/<knock id>           what the own server is to be told of a knock
 //	lost/<uuid>/<order>         messages of uuid that could not be read and are asked for
 //	healing                     counts of such messages
+//	pace                        how often own devices were asked for them, and given them
+//	askown                      there if own devices are to be asked for all that was decided
 //	archive/keys                secrets of the archive, archive/state how far it is
 //	archive/dirty/<key>         records that the archive lacks
 //	check/<uuid>                whose list of devices is to be looked at

@@ -357,7 +357,7 @@ func (re *restoring) enlist(ctx context.Context, name string) (*self, error) {
 				return err
 			}
 		}
-		return errors.Join(save(tx, keyAccount, a), setCount(tx, keyOrder, nextGeneration(re.order)), re.keys.adopt(tx), noteRemoval(tx, gone))
+		return errors.Join(save(tx, keyAccount, a), setCount(tx, keyOrder, nextGeneration(re.order)), re.keys.adopt(tx), noteRemoval(tx, gone), tx.Put(keyAskOwn, []byte{1}))
 	})
 	if err == nil {
 		b.setSelf(s)

@@ -108,7 +108,7 @@ func (b *Brain) topUp(tx Tx, s *self, c *contact) error {
 			if m.Sent < clearbox.Millis(d.Added) {
 				continue
 			}
-			if err := b.enqueueFor(tx, s, clearbox.DeviceID(d.ID), m.content()); err != nil && !errors.Is(err, errHeldBack) {
+			if err := b.enqueueFor(tx, s, c.User, clearbox.DeviceID(d.ID), m.content()); err != nil && !errors.Is(err, errHeldBack) {
 				return err
 			}
 		}
