@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -63,7 +64,11 @@ func TestRecovery(t *testing.T) {
 		if st := bob.backup(); !st.On || st.At == 0 || st.Pending != 0 {
 			t.Errorf("after the setup: %+v", st)
 		}
-		ada.send(bob, "two")
+		two := core.Ref{ID: ada.send(bob, "two"), Author: ada.user}
+		settle(3 * time.Second)
+		if err := errors.Join(bob.brain.Pin(ctx, two, true), bob.brain.SetDraft(ctx, core.With(ada.user), "re: two")); err != nil {
+			t.Fatal(err)
+		}
 		settle(3 * time.Minute)
 		if st := bob.backup(); st.Pending != 0 {
 			t.Errorf("three minutes later: %+v", st)
@@ -74,6 +79,9 @@ func TestRecovery(t *testing.T) {
 			t.Fatalf("%+v, %v", out, err)
 		}
 		want(t, "what came back", back.all(ada), []string{"one", "me: re: one", "two"})
+		if c, err := back.brain.Conversation(ctx, core.With(ada.user)); err != nil || !slices.Equal(c.Pins, []core.Ref{two}) || c.Draft != "re: two" {
+			t.Errorf("the conversation came back as %+v, %v", c, err)
+		}
 		back.start()
 		settle(2 * time.Second)
 		ada.send(bob, "three")

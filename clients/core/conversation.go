@@ -262,7 +262,7 @@ func (b *Brain) ruled(r Reader, c *Conversation) error {
 	return err
 }
 
-// keep edits what is kept of a conversation on this device alone.
+// keep edits what is kept of a conversation for the person alone.
 func (b *Brain) keep(ctx context.Context, in ConversationID, edit func(Tx, *conversation) error) error {
 	err := b.vault.Update(ctx, func(tx Tx) error {
 		real, err := in.real(tx)
@@ -310,7 +310,7 @@ func (b *Brain) SetDraft(ctx context.Context, in ConversationID, text string) er
 	})
 }
 
-// Pin keeps a message at hand in its conversation, on this device; or no longer.
+// Pin keeps a message at hand in its conversation, on own devices; or no longer.
 // ErrNoMessage if there is none.
 func (b *Brain) Pin(ctx context.Context, target Ref, pinned bool) error {
 	var in ConversationID

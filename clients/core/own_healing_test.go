@@ -2,6 +2,7 @@ package core_test
 
 import (
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -144,6 +145,60 @@ func TestOlderOwnDevice(t *testing.T) {
 			if err != nil || conv.Draft != "" && conv.Draft != "in the keys of before" {
 				t.Errorf("%+v, %v", conv, err)
 			}
+		}
+		for _, p := range []*person{ada, laptop, phone} {
+			p.stop()
+		}
+	})
+}
+
+// TestOwnDevicesKeepApart: of what is kept of a conversation each part is agreed on
+// for itself, the last word holds, and both devices end up alike, also with the
+// longest draft.
+func TestOwnDevicesKeepApart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ada, laptop, phone := pairOfDevices(t)
+		in := core.With(ada.user)
+		one := core.Ref{ID: laptop.send(ada, "one"), Author: laptop.user}
+		settle(time.Minute)
+		may := func(err error) {
+			t.Helper()
+			if err != nil {
+				t.Fatal(err)
+			}
+			settle(time.Second)
+		}
+		agree := func() core.Conversation {
+			t.Helper()
+			settle(time.Minute)
+			a, err := laptop.brain.Conversation(ctx, in)
+			may(err)
+			b, err := phone.brain.Conversation(ctx, in)
+			may(err)
+			if a.Muted != b.Muted || a.Draft != b.Draft || !slices.Equal(a.Pins, b.Pins) || a.Timer != b.Timer {
+				t.Errorf("the laptop has %+v, the phone %+v", a, b)
+			}
+			return a
+		}
+		laptop.net.setAway(true)
+		phone.net.setAway(true)
+		long := strings.Repeat("x", core.MaxText)
+		may(laptop.brain.SetDraft(ctx, in, long))
+		may(phone.brain.Pin(ctx, one, true))
+		may(laptop.brain.Mute(ctx, in, core.MutedForever))
+		may(phone.brain.Mute(ctx, in, 0))
+		may(phone.brain.Mute(ctx, in, 7))
+		laptop.net.setAway(false)
+		phone.net.setAway(false)
+		if c := agree(); c.Draft != long || len(c.Pins) != 1 || c.Muted != 7 {
+			t.Errorf("%d bytes of draft, pins %v, muted until %d", len(c.Draft), c.Pins, c.Muted)
+		}
+		_, err := laptop.brain.SetTimer(ctx, in, time.Hour)
+		may(err)
+		may(phone.brain.Pin(ctx, one, false))
+		laptop.send(ada, "sent, and so no draft any more")
+		if c := agree(); c.Draft != "" || len(c.Pins) != 0 || c.Timer != time.Hour {
+			t.Errorf("%d bytes of draft, pins %v, timer %v", len(c.Draft), c.Pins, c.Timer)
 		}
 		for _, p := range []*person{ada, laptop, phone} {
 			p.stop()

@@ -36,7 +36,7 @@ type SyncContact struct {
 	At       int64  `cbor:"9,keyasint"`
 }
 
-// SyncRecord is a setting: a record of the vault, as a whole.
+// SyncRecord is a setting: a record of the vault, or a part of one.
 type SyncRecord struct {
 	Key   string `cbor:"1,keyasint"`
 	Value []byte `cbor:"2,keyasint,omitempty"`
@@ -47,12 +47,15 @@ type SyncRecord struct {
 const (
 	maxSyncContacts = 64
 	maxSyncRecords  = 16
-	maxSyncRecord   = 8 << 10
+	maxSyncRecord   = MaxText  // bytes of one: that of a draft
+	syncBytes       = 68 << 10 // of records in one content, which holds that much beside its other parts
 )
 
-// synced are the records that go as they are.
+// synced tells what goes as a record: the settings as they are, of conversations
+// their parts.
 func synced(key string) bool {
-	return key == keySettings || key == keyProfile || strings.HasPrefix(key, prefixConv)
+	_, _, part := partOf(key)
+	return key == keySettings || key == keyProfile || part
 }
 
 const (
@@ -170,6 +173,8 @@ func (b *Brain) addTo(tx Tx, y *Sync, key string) error {
 			return err
 		}
 		y.Token, y.TokenAt = t.Token, at
+	case strings.HasPrefix(key, prefixConv):
+		return b.addParts(tx, y, key)
 	case synced(key):
 		value, err := optional(tx.Get(key))
 		if err != nil || len(value) > maxSyncRecord {
@@ -208,7 +213,9 @@ func (b *Brain) tellOwn(tx Tx, s *self, y *Sync) (bool, error) {
 		part := &Sync{Token: y.Token, TokenAt: y.TokenAt, Archive: y.Archive}
 		part.Contacts, y.Contacts = cut(y.Contacts, maxSyncContacts)
 		part.Read, y.Read = cut(y.Read, maxReceipts)
-		part.Records, y.Records = cut(y.Records, maxSyncRecords)
+		if len(part.Contacts)+len(part.Read) == 0 {
+			part.Records, y.Records = cut(y.Records, fitting(y.Records))
+		}
 		y.Token, y.Archive = nil, nil
 		if err := b.enqueueSync(tx, s, part); err != nil {
 			return queued, err
@@ -234,6 +241,18 @@ func (b *Brain) enqueueSync(tx Tx, s *self, y *Sync) error {
 		return err
 	}
 	return b.queueItem(tx, s, outKey(s.uuid, order), it)
+}
+
+// fitting gives how many of the first records go into one content: one at least.
+func fitting(all []SyncRecord) (n int) {
+	size := 0
+	for n < min(len(all), maxSyncRecords) {
+		if size += len(all[n].Key) + len(all[n].Value) + 16; size > syncBytes && n > 0 {
+			break
+		}
+		n++
+	}
+	return n
 }
 
 func cut[T any](all []T, n int) (head, rest []T) {
@@ -312,22 +331,9 @@ func (b *Brain) takeSync(tx Tx, s *self, y *Sync, got *arrivals) error {
 		}
 	}
 	for _, r := range y.Records {
-		newer, err := b.agree(tx, r.Key, r.At, r.Value)
-		if err != nil || !newer {
-			if err != nil {
-				return err
-			}
-			continue
-		}
-		if r.Value == nil {
-			err = tx.Delete(r.Key)
-		} else {
-			err = tx.Put(r.Key, r.Value)
-		}
-		if err := errors.Join(err, markDirty(tx, []string{r.Key})); err != nil {
+		if err := b.takeRecord(tx, r, got); err != nil {
 			return err
 		}
-		got.shown = true
 	}
 	if y.Token != nil {
 		newer, err := b.agree(tx, keyOwnToken, y.TokenAt, y.Token)
@@ -373,6 +379,27 @@ func (b *Brain) takeSync(tx Tx, s *self, y *Sync, got *arrivals) error {
 		got.shown = true
 	}
 	return nil
+}
+
+// takeRecord applies a setting.
+func (b *Brain) takeRecord(tx Tx, r SyncRecord, got *arrivals) error {
+	key, name, part := partOf(r.Key)
+	if !part || name != partTimer { // a timer has its own order
+		if newer, err := b.agree(tx, r.Key, r.At, r.Value); err != nil || !newer {
+			return err
+		}
+	}
+	got.shown = true
+	if part {
+		return b.takePart(tx, key, name, r.Value)
+	}
+	var err error
+	if r.Value == nil {
+		err = tx.Delete(r.Key)
+	} else {
+		err = tx.Put(r.Key, r.Value)
+	}
+	return errors.Join(err, markDirty(tx, []string{r.Key}))
 }
 
 // agree notes what another device says about key, if it is newer than what is

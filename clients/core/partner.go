@@ -2,7 +2,7 @@ package core
 
 import (
 	"context"
-	"strings"
+	"slices"
 
 	"github.com/clearbox-im/clearbox"
 )
@@ -163,20 +163,39 @@ func decided(tx Tx) (*Sync, error) {
 		}
 		y.Contacts = append(y.Contacts, p)
 	}
-	for _, prefix := range []string{prefixConv, keySettings, keyProfile} {
-		entries, err := tx.List(Range{Prefix: prefix})
+	for _, key := range []string{keySettings, keyProfile} {
+		value, err := optional(tx.Get(key))
 		if err != nil {
 			return nil, err
 		}
-		for _, e := range entries {
-			if !synced(e.Key) || len(e.Value) > maxSyncRecord {
-				continue
-			}
-			at, err := number(e.Key)
-			if err != nil {
+		at, err := number(key)
+		if err != nil {
+			return nil, err
+		}
+		if value != nil && len(value) <= maxSyncRecord {
+			y.Records = append(y.Records, SyncRecord{key, slices.Clone(value), at})
+		}
+	}
+	kept, err := tx.List(Range{Prefix: prefixConv})
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range kept {
+		c, err := parse[conversation](e.Value)
+		if err != nil {
+			return nil, err
+		}
+		for _, name := range slices.Concat(convParts, []string{partTimer}) {
+			r := SyncRecord{Key: e.Key + "/" + name}
+			if r.Value, err = c.part(name); err != nil {
 				return nil, err
 			}
-			y.Records = append(y.Records, SyncRecord{strings.Clone(e.Key), append([]byte(nil), e.Value...), at})
+			if r.At, err = number(r.Key); err != nil {
+				return nil, err
+			}
+			if r.Value != nil || r.At > 0 {
+				y.Records = append(y.Records, r)
+			}
 		}
 	}
 	token, err := load[ownToken](tx, keyOwnToken)
