@@ -130,6 +130,9 @@ func (a *app) group(ctx context.Context, p *profile, g *core.Group) {
 	}
 	if g.Alarm != "" {
 		text += ", " + alarms[g.Alarm]
+		if !g.AlarmBy.IsZero() {
+			text += "; so says " + p.name(ctx, g.AlarmBy) + ", and it ends when they are removed"
+		}
 	}
 	if g.Behind {
 		text += ", your server does not show what changed in it"

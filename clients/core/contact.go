@@ -481,6 +481,10 @@ func (b *Brain) contactWithList(ctx context.Context, user clearbox.UserID) (*con
 	return nil, clearbox.Errorf(clearbox.CodeNotFound, "the contact's devices are not known")
 }
 
+// known tells whether identity, by which a group knows a person, is the one that is
+// pinned here.
+func (p *pins) known(identity []byte) bool { return bytes.Equal(p.Identity, identity) }
+
 // active gives the devices to encrypt to: on the list and not withdrawn.
 func (p *pins) active() ([]keys.DeviceEntry, error) {
 	list, err := keys.ParseDeviceList(p.List)

@@ -27,7 +27,13 @@ type group struct {
 	Description string          `cbor:"7,keyasint,omitempty"`
 	Alarm       Alarm           `cbor:"8,keyasint,omitempty"`
 	Behind      uint64          `cbor:"9,keyasint,omitempty"`  // an epoch that a member knows of and the own server does not show
+	BehindBy    chain.Member    `cbor:"13,keyasint,omitzero"`  // who says so: it counts while they are in
+	AlarmBy     chain.Member    `cbor:"14,keyasint,omitzero"`  // whose word the alarm is, likewise; zero where it was proven
 	Asked       clearbox.Millis `cbor:"10,keyasint,omitempty"` // when the server was last asked for operations
+	// Unnamed is the first, UnnamedTo the last epoch of an operation of somebody of
+	// whom the server does not say who it is; 0 once a member confirmed them.
+	Unnamed   uint64 `cbor:"11,keyasint,omitempty"`
+	UnnamedTo uint64 `cbor:"12,keyasint,omitempty"`
 }
 
 // Alarm is why a group takes no operations any more at this device. The talk
@@ -66,7 +72,8 @@ type Group struct {
 	InvitedBy   clearbox.UserID
 	Closed      bool
 	Alarm       Alarm
-	Behind      bool // a member knows of changes that the own server does not show
+	AlarmBy     clearbox.UserID // of a fork: whose word it is; once they are out, it ends
+	Behind      bool            // a member knows of changes that the own server does not show
 }
 
 // ErrNoGroup: there is no group by that name.
@@ -91,6 +98,16 @@ func opKey(prefix string, id clearbox.GroupID, epoch uint64) string {
 func whoKey(id clearbox.GroupID, m chain.Member) string {
 	return prefixWho + id.String() + "/" + clearbox.MemberID(m).String()
 }
+
+// behind tells whether somebody who is in the group knows of an epoch that the own
+// server does not show.
+func (g *group) behind(st *chain.State) bool {
+	return g.Behind > g.Epoch && st.Members[g.BehindBy].Status != chain.StatusFormer
+}
+
+// doubted tells whether nothing but a member's word speaks against the group's
+// history.
+func (g *group) doubted() bool { return g.AlarmBy != chain.Member{} }
 
 // loadGroup gives a group's record and its verified state; nil where the vault
 // has no record.
@@ -156,19 +173,30 @@ func whoIs(r Reader, id clearbox.GroupID, m chain.Member) (*chain.Opening, clear
 
 // memberOf gives the present membership of a person.
 func memberOf(r Reader, g *group, st *chain.State, user clearbox.UserID) (chain.Member, bool, error) {
+	all, err := membershipsOf(r, g, st, user)
+	if err != nil || len(all) == 0 {
+		return chain.Member{}, false, err
+	}
+	return all[0], true, nil
+}
+
+// membershipsOf gives all present memberships of a person, in their order: more
+// than one where servers let them in twice.
+func membershipsOf(r Reader, g *group, st *chain.State, user clearbox.UserID) (out []chain.Member, err error) {
 	for id, m := range st.Members {
 		if m.Status == chain.StatusFormer {
 			continue
 		}
 		o, who, err := whoIs(r, g.ID, id)
 		if err != nil {
-			return id, false, err
+			return nil, err
 		}
 		if o != nil && who == user {
-			return id, true, nil
+			out = append(out, id)
 		}
 	}
-	return chain.Member{}, false, nil
+	chain.SortMembers(out)
+	return out, nil
 }
 
 // Groups gives all groups that the account is or was in, or is invited to, by
@@ -229,7 +257,12 @@ func (b *Brain) showGroup(r Reader, g *group) (Group, error) {
 	}
 	out := Group{
 		ID: g.ID, Title: g.Title, Description: g.Description, Epoch: st.Epoch, Hub: clearbox.ServerName(st.Hub), Policy: st.Policy,
-		Closed: st.Closed, Alarm: g.Alarm, Behind: g.Behind > g.Epoch, Mine: st.Members[g.Me].Status, Role: st.Members[g.Me].Role,
+		Closed: st.Closed, Alarm: g.Alarm, Behind: g.behind(st), Mine: st.Members[g.Me].Status, Role: st.Members[g.Me].Role,
+	}
+	if g.doubted() {
+		if _, out.AlarmBy, err = whoIs(r, g.ID, g.AlarmBy); err != nil {
+			return out, err
+		}
 	}
 	for id, m := range st.Members {
 		if m.Status == chain.StatusFormer {
@@ -250,7 +283,7 @@ func (b *Brain) showGroup(r Reader, g *group) (Group, error) {
 			}
 			if c != nil {
 				shown.Trust = c.level()
-				shown.Foreign = c.Changed != nil || c.Identity != nil && string(c.Identity) != string(o.Identity[:])
+				shown.Foreign = c.Changed != nil || c.Identity != nil && !c.known(o.Identity[:])
 			}
 		}
 		out.Members = append(out.Members, shown)

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"io"
+	"slices"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/crypto/chain"
@@ -126,12 +127,15 @@ func (b *Brain) act(ctx context.Context, id clearbox.GroupID, make func(Reader, 
 				return err
 			case g == nil || g.Epoch == 0:
 				return ErrNoGroup
-			case g.Alarm != "":
+			case g.Alarm != "" && !g.doubted():
 				return clearbox.Errorf(clearbox.CodeConflict, "the group's history does not hold together (%s): nothing changes it from this device any more", g.Alarm)
 			}
 			op = st.Next(g.Me, s.deviceKey.Public().(ed25519.PublicKey), s.list.Version, int64(b.now()))
 			if op.Body, openings, err = make(r, g, st); err != nil {
 				return err
+			}
+			if out, ok := op.Body.(chain.Remove); g.Alarm != "" && (!ok || !slices.Contains(out.Members, g.AlarmBy) && !slices.Contains(out.Members, g.Me)) {
+				return clearbox.Errorf(clearbox.CodeConflict, "a member knows another history of the group: until they are out of it, nothing else changes it from this device")
 			}
 			me := st.Members[g.Me]
 			kind := op.Body.Kind()
@@ -199,7 +203,7 @@ func (b *Brain) InviteToGroup(ctx context.Context, id clearbox.GroupID, user cle
 	if err != nil {
 		return err
 	}
-	return b.giveGroupKey(ctx, id, user)
+	return b.giveGroupKey(ctx, id, user, c.Identity)
 }
 
 // AcceptGroup joins a group that the account is invited to.
@@ -246,7 +250,16 @@ func active(g *group, st *chain.State) error {
 // device that knows of it cannot be read by them any more. What the group is
 // called is sealed anew under a key that they do not get.
 func (b *Brain) RemoveFromGroup(ctx context.Context, id clearbox.GroupID, user clearbox.UserID) error {
-	err := b.act(ctx, id, withMember(user, func(m chain.Member) chain.Body { return chain.Remove{Members: []chain.Member{m}} }))
+	err := b.act(ctx, id, func(r Reader, g *group, st *chain.State) (chain.Body, [][]byte, error) {
+		if err := active(g, st); err != nil {
+			return nil, nil, err
+		}
+		all, err := membershipsOf(r, g, st, user)
+		if err == nil && len(all) == 0 {
+			err = errNotInGroup
+		}
+		return chain.Remove{Members: all}, nil, err
+	})
 	if err != nil {
 		return err
 	}
@@ -266,6 +279,8 @@ func (b *Brain) SetGroupRole(ctx context.Context, id clearbox.GroupID, user clea
 	return b.act(ctx, id, withMember(user, func(m chain.Member) chain.Body { return chain.SetRole{Member: m, Role: role} }))
 }
 
+var errNotInGroup = clearbox.Errorf(clearbox.CodeNotFound, "they are not in this group")
+
 // withMember makes an operation about the present membership of a person.
 func withMember(user clearbox.UserID, body func(chain.Member) chain.Body) func(Reader, *group, *chain.State) (chain.Body, [][]byte, error) {
 	return func(r Reader, g *group, st *chain.State) (chain.Body, [][]byte, error) {
@@ -274,7 +289,7 @@ func withMember(user clearbox.UserID, body func(chain.Member) chain.Body) func(R
 		}
 		m, in, err := memberOf(r, g, st, user)
 		if err == nil && !in {
-			err = clearbox.Errorf(clearbox.CodeNotFound, "they are not in this group")
+			err = errNotInGroup
 		}
 		if err != nil {
 			return nil, nil, err

@@ -73,6 +73,7 @@ type audience struct {
 // where the rules exclude somebody.
 func (b *Brain) audienceOf(tx Tx, s *self, g *group, st *chain.State) ([]audience, error) {
 	var out []audience
+	twice := map[clearbox.UserID]bool{} // where servers let somebody in under two memberships
 	for id, m := range st.Members {
 		if m.Status != chain.StatusActive {
 			continue
@@ -88,9 +89,12 @@ func (b *Brain) audienceOf(tx Tx, s *self, g *group, st *chain.State) ([]audienc
 			return nil, err
 		}
 		a := audience{user: user, uuid: uuidOfUser(user), identity: o.Identity[:]}
+		again := twice[user]
+		twice[user] = true
 		if user == s.User {
-			a.devices = s.others()
-			out = append(out, a)
+			if a.devices = s.others(); !again {
+				out = append(out, a)
+			}
 			continue
 		}
 		c, err := load[contact](tx, contactKey(a.uuid))
@@ -99,13 +103,13 @@ func (b *Brain) audienceOf(tx Tx, s *self, g *group, st *chain.State) ([]audienc
 			return nil, err
 		case c == nil || c.List == nil:
 			return nil, &strangerError{user: user}
-		case c.Changed != nil || string(c.Identity) != string(a.identity):
+		case c.Changed != nil || !c.known(a.identity):
 			return nil, errHeldBack
 		}
 		if a.devices, err = c.active(); err != nil {
 			return nil, err
 		}
-		if len(a.devices) > 0 {
+		if len(a.devices) > 0 && !again {
 			out = append(out, a)
 		}
 	}
@@ -150,12 +154,16 @@ func (b *Brain) senderFor(tx Tx, s *self, g *group, to []audience) (*sender.Send
 			own.Given = append(own.Given, d)
 		}
 	}
+	identities := map[clearbox.UserID][]byte{}
+	for _, a := range to {
+		identities[a.user] = a.identity
+	}
 	own.Key = key.Append(nil)
 	if err := save(tx, senderKey(g.ID), own); err != nil {
 		return nil, nil, err
 	}
 	for user := range lacking {
-		if err := b.giveSender(tx, s, g, user, 0, key); err != nil {
+		if err := b.giveSender(tx, s, g, user, identities[user], 0, key); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -163,15 +171,15 @@ func (b *Brain) senderFor(tx Tx, s *self, g *group, to []audience) (*sender.Send
 }
 
 // giveSender sends somebody's devices, or one of them, the own sender key from
-// the next message on.
-func (b *Brain) giveSender(tx Tx, s *self, g *group, user clearbox.UserID, only clearbox.DeviceID, key *sender.Sender) error {
+// the next message on. identity is that of the member.
+func (b *Brain) giveSender(tx Tx, s *self, g *group, user clearbox.UserID, identity []byte, only clearbox.DeviceID, key *sender.Sender) error {
 	c := &Content{Kind: KindSenderKey, To: user, SenderKey: key.Distribution()}
-	return b.enqueueInGroup(tx, s, g, only, c)
+	return b.enqueueInGroup(tx, s, g, only, c, identity)
 }
 
 // enqueueInGroup queues a content for one member, in the name of the group: they
-// need not have accepted us.
-func (b *Brain) enqueueInGroup(tx Tx, s *self, g *group, only clearbox.DeviceID, c *Content) error {
+// need not have accepted us. identity is the only one that may have it, or nil.
+func (b *Brain) enqueueInGroup(tx Tx, s *self, g *group, only clearbox.DeviceID, c *Content, identity []byte) error {
 	c.Group = &GroupContext{ID: g.ID, Epoch: g.Epoch, Head: g.Head}
 	number, err := clearbox.NewMessageID(b.opts.Random)
 	if err != nil {
@@ -184,7 +192,7 @@ func (b *Brain) enqueueInGroup(tx Tx, s *self, g *group, only clearbox.DeviceID,
 	if err != nil {
 		return err
 	}
-	it := &outItem{ID: number, To: c.To, Kind: c.Kind, Only: only, Group: g.ID, Epoch: g.Epoch}
+	it := &outItem{ID: number, To: c.To, Kind: c.Kind, Only: only, Group: g.ID, Epoch: g.Epoch, For: identity}
 	if it.Content, err = b.compose(tx, s, c); err != nil {
 		return err
 	}
@@ -194,7 +202,8 @@ func (b *Brain) enqueueInGroup(tx Tx, s *self, g *group, only clearbox.DeviceID,
 			return err
 		}
 	}
-	if err = b.queueItem(tx, s, outKey(uuidOfUser(c.To), order), it); errors.Is(err, errHeldBack) {
+	err = b.queueItem(tx, s, outKey(uuidOfUser(c.To), order), it)
+	if errors.Is(err, errHeldBack) || errors.Is(err, errOtherKeys) {
 		return nil
 	}
 	return err
@@ -213,7 +222,7 @@ func (b *Brain) lostSender(tx Tx, id clearbox.GroupID, user clearbox.UserID) err
 }
 
 // giveGroupKey sends somebody the key under which the group's name is sealed.
-func (b *Brain) giveGroupKey(ctx context.Context, id clearbox.GroupID, user clearbox.UserID) error {
+func (b *Brain) giveGroupKey(ctx context.Context, id clearbox.GroupID, user clearbox.UserID, identity []byte) error {
 	s, err := b.me()
 	if err != nil {
 		return err
@@ -223,7 +232,7 @@ func (b *Brain) giveGroupKey(ctx context.Context, id clearbox.GroupID, user clea
 		if err != nil || g == nil || len(g.Keys) == 0 {
 			return err
 		}
-		return b.enqueueInGroup(tx, s, g, 0, &Content{Kind: KindGroupKey, To: user, GroupKey: g.Keys[0]})
+		return b.enqueueInGroup(tx, s, g, 0, &Content{Kind: KindGroupKey, To: user, GroupKey: g.Keys[0]}, identity)
 	})
 	wake(b.queueWake)
 	return err
@@ -283,7 +292,7 @@ func (b *Brain) askSender(tx Tx, s *self, g *group, user clearbox.UserID, d clea
 		return err
 	}
 	missing = missing[:min(len(missing), maxReceipts)]
-	return b.enqueueInGroup(tx, s, g, d, &Content{Kind: KindKeyRequest, To: user, Unread: missing})
+	return b.enqueueInGroup(tx, s, g, d, &Content{Kind: KindKeyRequest, To: user, Unread: missing}, nil)
 }
 
 // answerKey gives a member's device the sender key that it asked for, and the
@@ -295,18 +304,22 @@ func (b *Brain) answerKey(tx Tx, s *self, l *letter, c *Content, got *arrivals) 
 		return err
 	}
 	member, in, err := memberOf(tx, g, st, l.Sender)
-	if err != nil || !in || st.Members[member].Status != chain.StatusActive {
+	if err != nil || !in || st.Members[member].Status != chain.StatusActive || g.UnnamedTo != 0 {
 		return err
 	}
+	opening, _, err := whoIs(tx, g.ID, member)
+	if err != nil || opening == nil {
+		return err
+	}
+	identity := opening.Identity[:]
 	who, err := load[contact](tx, contactKey(l.uuid))
 	if err != nil || who == nil && l.Sender != s.User {
 		return err
 	}
 	var added clearbox.Millis
 	if l.Sender != s.User {
-		o, _, err := whoIs(tx, g.ID, member)
-		if err != nil || who.Changed != nil || string(who.Identity) != string(o.Identity[:]) {
-			return err // as in audienceOf: not the keys that they were invited with
+		if who.Changed != nil || !who.known(identity) {
+			return nil
 		}
 		if added, err = who.added(l.SenderDevice); err != nil {
 			return err
@@ -328,15 +341,16 @@ func (b *Brain) answerKey(tx Tx, s *self, l *letter, c *Content, got *arrivals) 
 		if err != nil {
 			return err
 		}
-		if err := b.giveSender(tx, s, g, l.Sender, l.SenderDevice, key); err != nil {
+		if err := b.giveSender(tx, s, g, l.Sender, identity, l.SenderDevice, key); err != nil {
 			return err
 		}
 	}
-	joined, err := b.timeOf(tx, g, st.Members[member].Joined)
+	epoch := st.Members[member].Joined
+	joined, err := b.timeOf(tx, g, epoch)
 	if err != nil {
 		return err
 	}
-	if err := b.resendInGroup(tx, s, l, g, c.Unread, max(added, joined), who); err != nil {
+	if err := b.resendInGroup(tx, s, l, g, c.Unread, lacks{max(added, joined), epoch, identity}, who); err != nil {
 		return err
 	}
 	got.queue = true
@@ -346,10 +360,18 @@ func (b *Brain) answerKey(tx Tx, s *self, l *letter, c *Content, got *arrivals) 
 	return save(tx, contactKey(l.uuid), who)
 }
 
+// lacks is a member's device that could not read what we wrote.
+type lacks struct {
+	since    clearbox.Millis // when it came, as it says itself
+	joined   uint64          // the epoch in which its person joined
+	identity []byte          // by which the group knows the person
+}
+
 // resendInGroup sends a member's device again what it could not read of ours, if it
-// was written since then, and says of what stands for nothing any more that it does.
-// who, whose budget it is, is nil for own devices.
-func (b *Brain) resendInGroup(tx Tx, s *self, l *letter, g *group, ids []clearbox.MessageID, since clearbox.Millis, who *contact) error {
+// was written while it was there, and says of what stands for nothing any more that
+// it does. Whoever joins dates that, so the group's epoch counts. who, whose budget
+// it is, is nil for own devices.
+func (b *Brain) resendInGroup(tx Tx, s *self, l *letter, g *group, ids []clearbox.MessageID, d lacks, who *contact) error {
 	void := &Content{Kind: KindVoid, To: l.Sender}
 	for _, id := range ids {
 		again, m, err := lostContent(tx, s, id)
@@ -360,21 +382,21 @@ func (b *Brain) resendInGroup(tx Tx, s *self, l *letter, g *group, ids []clearbo
 			void.Unread = append(void.Unread, id)
 			continue
 		}
-		if m.Group != g.ID || !b.mayResend(s, again, m, since) || who != nil && who.Resent >= resendMost {
+		if m.Group != g.ID || m.Outgoing && m.Epoch < d.joined || !b.mayResend(s, again, m, d.since) || who != nil && who.Resent >= resendMost {
 			continue
 		}
 		if who != nil {
 			who.Resent++
 		}
 		again.To, again.Unread = l.Sender, []clearbox.MessageID{id}
-		if err := b.enqueueInGroup(tx, s, g, l.SenderDevice, again); err != nil {
+		if err := b.enqueueInGroup(tx, s, g, l.SenderDevice, again, d.identity); err != nil {
 			return err
 		}
 	}
 	if len(void.Unread) == 0 {
 		return nil
 	}
-	return b.enqueueInGroup(tx, s, g, l.SenderDevice, void)
+	return b.enqueueInGroup(tx, s, g, l.SenderDevice, void, nil)
 }
 
 // timeOf says when the operation of an epoch was signed.

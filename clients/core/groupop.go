@@ -62,7 +62,11 @@ func (b *Brain) tendGroups(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			if g.Behind > g.Epoch {
+			st, err := b.stateOf(r, g)
+			if err != nil {
+				return err
+			}
+			if g.behind(st) {
 				wanted[g.ID] = true
 			}
 		}
@@ -228,7 +232,7 @@ func (b *Brain) deleted(tx Tx, id clearbox.GroupID, got *arrivals) error {
 	if err != nil || g == nil {
 		return err
 	}
-	return b.alarm(tx, g, AlarmDeleted, got)
+	return b.alarm(tx, g, AlarmDeleted, chain.Member{}, got)
 }
 
 // applyOps verifies the waiting operations in their order as far as they reach,
@@ -247,7 +251,7 @@ func (b *Brain) applyOps(tx Tx, s *self, id clearbox.GroupID, got *arrivals) (ga
 		return false, err
 	}
 	for _, e := range waiting {
-		if g.Alarm != "" {
+		if g.Alarm != "" && !g.doubted() {
 			return false, nil
 		}
 		op, err := parse[newOp](e.Value)
@@ -266,7 +270,7 @@ func (b *Brain) applyOps(tx Tx, s *self, id clearbox.GroupID, got *arrivals) (ga
 		case errors.Is(err, errVault):
 			return false, err
 		case err != nil:
-			if err := b.alarm(tx, g, alarmOf(err), got); err != nil {
+			if err := b.alarm(tx, g, alarmOf(err), chain.Member{}, got); err != nil {
 				return false, err
 			}
 		default:
@@ -336,6 +340,9 @@ func (b *Brain) applyOp(tx Tx, s *self, g *group, st *chain.State, op *newOp) (*
 	if err := b.bound(tx, s, g, o); err != nil {
 		return nil, err
 	}
+	if g.doubted() && next.Members[g.AlarmBy].Status == chain.StatusFormer {
+		g.Alarm, g.AlarmBy = "", chain.Member{}
+	}
 	was := g.Title
 	g.Epoch, g.Head = next.Epoch, next.Head
 	nameGroup(g, &next)
@@ -380,11 +387,19 @@ func (b *Brain) takeOpenings(tx Tx, s *self, g *group, st *chain.State, openings
 
 // bound checks that the key which signed an operation is one of its actor's
 // devices, on the list that the actor's root signed, and was not removed then.
-// Of somebody who was erased there is no opening, and the chain stands alone.
+// Of somebody who was erased there is no opening, and the chain stands alone. A
+// server can keep one back to act as that person: nothing is encrypted for who is
+// in the group by such operations until a member has confirmed them (see confirm).
 func (b *Brain) bound(tx Tx, s *self, g *group, o *chain.Op) error {
 	opening, user, err := whoIs(tx, g.ID, o.Actor)
-	if err != nil || opening == nil {
+	if err != nil {
 		return vaultFault(err)
+	}
+	if opening == nil {
+		if g.UnnamedTo = o.Epoch; g.Unnamed == 0 {
+			g.Unnamed = o.Epoch
+		}
+		return nil
 	}
 	list := s.list
 	if user != s.User {
@@ -414,12 +429,15 @@ func (b *Brain) bound(tx Tx, s *self, g *group, o *chain.Op) error {
 	return errDevice
 }
 
-// alarm stops a group from taking operations, and says so once.
-func (b *Brain) alarm(tx Tx, g *group, why Alarm, got *arrivals) error {
-	if g.Alarm != "" || g.Epoch == 0 && why != AlarmForged {
+// alarm stops a group from taking operations, and says so once. by is the member
+// whose word it is; while there is nothing but that, operations are taken on, and
+// this device makes none but the one that removes them.
+func (b *Brain) alarm(tx Tx, g *group, why Alarm, by chain.Member, got *arrivals) error {
+	proven := by == chain.Member{}
+	if g.Alarm != "" && !(g.doubted() && proven) || g.Epoch == 0 && why != AlarmForged {
 		return nil
 	}
-	g.Alarm = why
+	g.Alarm, g.AlarmBy = why, by
 	if err := save(tx, groupKey(g.ID), g); err != nil || g.Epoch == 0 {
 		return err
 	}

@@ -84,11 +84,14 @@ func (b *Brain) readEarly(tx Tx, s *self, id clearbox.GroupID, got *arrivals) er
 		}
 		if wait && over {
 			l := e.letter()
-			if l.Sender, _, err = b.senderOf(tx, id, l.uuid); err != nil {
+			in := false
+			if l.Sender, in, err = b.senderOf(tx, id, l.uuid); err != nil {
 				return err
 			}
-			if err := b.unreadableIn(tx, s, id, l, reasonSession, got); err != nil {
-				return err
+			if in { // else of a group that nobody showed us, or by a stranger
+				if err := b.unreadableIn(tx, s, id, l, reasonSession, got); err != nil {
+					return err
+				}
 			}
 			wait = false
 		}
@@ -217,24 +220,19 @@ func (b *Brain) readInGroup(tx Tx, s *self, l *letter, c *Content, got *arrivals
 		return true, err
 	}
 	if c.Group.Epoch > g.Epoch && g.Alarm == "" {
-		if g.Behind < c.Group.Epoch {
-			g.Behind = c.Group.Epoch
-			got.tasks = true
-			return true, save(tx, groupKey(g.ID), g)
-		}
-		return true, nil
+		return true, b.fallBehind(tx, g, st, l, c, got)
 	}
-	if c.Group.Epoch <= g.Epoch {
-		if err := b.compareHeads(tx, g, c.Group, got); err != nil {
-			return false, err
-		}
-	}
-	ok, err := b.wasIn(tx, g, st, l, c)
+	by, ok, err := b.wasIn(tx, s, g, st, l, c)
 	if err != nil {
 		return false, err
 	}
 	if !ok {
 		return false, b.unreadableIn(tx, s, g.ID, l, reasonOutside, got)
+	}
+	if c.Group.Epoch <= g.Epoch {
+		if err := b.compareHeads(tx, s, g, st, by, l, c.Group, got); err != nil {
+			return false, err
+		}
 	}
 	for _, id := range c.Unread {
 		gone, err := b.came(tx, l, id)
@@ -258,17 +256,48 @@ func (b *Brain) readInGroup(tx Tx, s *self, l *letter, c *Content, got *arrivals
 	return false, b.readTalk(tx, s, l, c, got)
 }
 
-// compareHeads finds out whether a member follows another history of the group
-// than this device does.
-func (b *Brain) compareHeads(tx Tx, g *group, theirs *GroupContext, got *arrivals) error {
+// fallBehind notes that somebody who is in the group, or invited, knows of an epoch
+// that was not shown here.
+func (b *Brain) fallBehind(tx Tx, g *group, st *chain.State, l *letter, c *Content, got *arrivals) error {
+	by, in, err := memberOf(tx, g, st, l.Sender)
+	if err != nil || !in || c.Group.Epoch > chain.MaxOperations || g.behind(st) && g.Behind >= c.Group.Epoch {
+		return err
+	}
+	g.Behind, g.BehindBy = c.Group.Epoch, by
+	got.tasks = true
+	return save(tx, groupKey(g.ID), g)
+}
+
+// compareHeads finds out whether by, a member, follows another history of the group
+// than this device does. Of who is out by now, that is no matter.
+func (b *Brain) compareHeads(tx Tx, s *self, g *group, st *chain.State, by chain.Member, l *letter, theirs *GroupContext, got *arrivals) error {
 	raw, err := optional(tx.Get(opKey(prefixOp, g.ID, theirs.Epoch)))
-	if err != nil || raw == nil {
+	if err != nil || raw == nil || st.Members[by].Status == chain.StatusFormer {
 		return err
 	}
 	if chain.HashOf(raw) == theirs.Head {
+		return b.confirm(tx, s, g, st, by, l, theirs.Epoch, got)
+	}
+	return b.alarm(tx, g, AlarmFork, by, got)
+}
+
+// confirm takes a member's word for the operations of people of whom the own server
+// does not say who they are: of one who was in before them, who invited us, or whom
+// the person has accepted as a contact. Others may be in by those alone.
+func (b *Brain) confirm(tx Tx, s *self, g *group, st *chain.State, by chain.Member, l *letter, epoch uint64, got *arrivals) error {
+	if g.UnnamedTo == 0 || epoch < g.UnnamedTo {
 		return nil
 	}
-	return b.alarm(tx, g, AlarmFork, got)
+	sure := l.Sender == s.User || st.Members[by].Joined < g.Unnamed || st.Members[g.Me].AddedBy == by
+	if !sure {
+		c, err := load[contact](tx, contactKey(l.uuid))
+		if err != nil || c == nil || !c.Accepted {
+			return err
+		}
+	}
+	g.Unnamed, g.UnnamedTo = 0, 0
+	got.queue = true
+	return save(tx, groupKey(g.ID), g)
 }
 
 // goodbye is for how long after a removal what the removed member wrote before
@@ -277,30 +306,49 @@ const goodbye = 5 * time.Minute
 
 // wasIn tells whether the sender of a content was in the group when they wrote it,
 // and not long gone when their server took it.
-func (b *Brain) wasIn(tx Tx, g *group, st *chain.State, l *letter, c *Content) (bool, error) {
+func (b *Brain) wasIn(tx Tx, s *self, g *group, st *chain.State, l *letter, c *Content) (by chain.Member, ok bool, err error) {
 	for id, m := range st.Members {
-		_, user, err := whoIs(tx, g.ID, id)
+		o, user, err := whoIs(tx, g.ID, id)
 		if err != nil {
-			return false, err
+			return id, false, err
 		}
 		if user != l.Sender || m.Joined == 0 || c.Group.Epoch < m.Joined {
 			continue
 		}
+		if ok, err := wrote(tx, s, l, o); err != nil {
+			return id, false, err
+		} else if !ok {
+			continue
+		}
 		if m.Ended == 0 {
-			return true, nil
+			return id, true, nil
 		}
 		if c.Group.Epoch >= m.Ended {
 			continue
 		}
 		ended, err := b.timeOf(tx, g, m.Ended)
 		if err != nil {
-			return false, err
+			return id, false, err
 		}
 		if l.AcceptedAt <= ended+clearbox.Millis(goodbye.Milliseconds()) {
-			return true, nil
+			return id, true, nil
 		}
 	}
-	return false, nil
+	return chain.Member{}, false, nil
+}
+
+// wrote tells whether a letter was written with the keys by which the group knows
+// its sender. Those that a server gave out since may be anybody's.
+func wrote(tx Tx, s *self, l *letter, o *chain.Opening) (bool, error) {
+	if l.identity != nil {
+		p := pins{Identity: l.identity}
+		return p.known(o.Identity[:]), nil
+	}
+	if l.Sender == s.User {
+		return true, nil
+	}
+	c, err := load[contact](tx, contactKey(l.uuid))
+	return c != nil && c.known(o.Identity[:]), err
 }
 
 // takeGroupKey takes the key under which the group's name is sealed.
@@ -381,6 +429,10 @@ func (b *Brain) readGroupLetter(tx Tx, s *self, l *letter, c *Content, got *arri
 	}
 	wait, err := b.readInGroup(tx, s, l, c, got)
 	if err != nil || !wait {
+		return err
+	}
+	before, err := tx.List(Range{Prefix: prefixEarly + clearbox.GroupID(c.Group.ID).String() + "/", Limit: maxEarly})
+	if err != nil || len(before) == maxEarly {
 		return err
 	}
 	return b.keepEarly(tx, c.Group.ID, &early{Envelope: wire.Envelope(l.Envelope), UUID: l.uuid, Identity: l.identity, Plain: plain, Since: b.now()}, got)

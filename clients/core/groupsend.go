@@ -123,8 +123,10 @@ func (b *Brain) many(tx Tx, s *self, it *outItem) error {
 		return err
 	case g == nil || g.Epoch == 0:
 		return ErrNoGroup
-	case g.Behind > g.Epoch && g.Alarm == "":
+	case g.behind(st) && g.Alarm == "":
 		return clearbox.Errorf(clearbox.CodeUnavailable, "your server does not show what changed in the group")
+	case g.UnnamedTo != 0:
+		return clearbox.Errorf(clearbox.CodeUnavailable, "your server does not say who changed the group: it waits until a member confirms that")
 	}
 	if err := active(g, st); err != nil {
 		return err
@@ -168,7 +170,18 @@ func (b *Brain) many(tx Tx, s *self, it *outItem) error {
 		return fmt.Errorf("write a queued message: %w", err)
 	}
 	it.Until, it.Stale, it.Epoch = cert.Expires, false, st.Epoch
-	return nil
+	return noteEpoch(tx, s, it)
+}
+
+// noteEpoch notes in which epoch a message was encrypted: who came later has no
+// right to it.
+func noteEpoch(tx Tx, s *self, it *outItem) error {
+	m, key, err := findMessage(tx, s.uuid, it.ID)
+	if err != nil || m == nil || m.Epoch == it.Epoch {
+		return err
+	}
+	m.Epoch = it.Epoch
+	return save(tx, key, m)
 }
 
 // speak encrypts an item's content with the own sender key and seals it for all

@@ -83,6 +83,7 @@ type Message struct {
 	Asked        bool               `cbor:"70,keyasint,omitempty"` // it cannot be read, and its sender was asked for it again
 
 	Group     clearbox.GroupID   `cbor:"16,keyasint,omitzero"`
+	Epoch     uint64             `cbor:"41,keyasint,omitempty"` // of the group, when an own message was encrypted for it
 	Reply     *Ref               `cbor:"17,keyasint,omitempty"` // what it answers; the author is never zero
 	Mentions  []Mention          `cbor:"18,keyasint,omitempty"`
 	File      *File              `cbor:"19,keyasint,omitempty"`

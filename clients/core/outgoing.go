@@ -36,6 +36,9 @@ type outItem struct {
 	// Of what goes to a group, or to one member in its name.
 	Group clearbox.GroupID `cbor:"40,keyasint,omitzero"`
 	Epoch uint64           `cbor:"41,keyasint,omitempty"`
+	// For is the identity of the member that it is for, where no other keys may
+	// have it; nil where it holds nothing.
+	For []byte `cbor:"42,keyasint,omitempty"`
 }
 
 // outer is the id under which the servers know it.
@@ -60,6 +63,10 @@ var errNeedsList = errors.New("core: device list not known")
 // errHeldBack says that the recipient's keys changed and nobody accepted them.
 var errHeldBack = clearbox.Errorf(clearbox.CodeIdentityChanged,
 	"the contact's safety number changed; compare and accept the new one before writing")
+
+// errOtherKeys says that a member is known by other keys than those by which the
+// group knows them: what was for them is given up.
+var errOtherKeys = clearbox.Errorf(clearbox.CodeForbidden, "the group knows this person by other keys")
 
 // target is one device to encrypt to.
 type target struct {
@@ -89,6 +96,9 @@ func (b *Brain) targets(tx Tx, s *self, it *outItem) ([]target, error) {
 	}
 	if c.Changed != nil {
 		return nil, errHeldBack
+	}
+	if it.For != nil && !c.known(it.For) {
+		return nil, errOtherKeys
 	}
 	devices, err := c.active()
 	if err != nil {

@@ -70,6 +70,9 @@ func (p *partner) added(s *self, d clearbox.DeviceID) (clearbox.Millis, error) {
 }
 
 func (c *contact) added(d clearbox.DeviceID) (clearbox.Millis, error) {
+	if c.List == nil { // their keys changed a moment ago
+		return never, nil
+	}
 	active, err := c.active()
 	return addedTo(active, d), err
 }
