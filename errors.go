@@ -37,6 +37,7 @@ const (
 	CodeQuota            Code = "quota_exceeded"    // the caller's own quota
 	CodeRange            Code = "bad_range"         // a part that the object does not have
 	CodeGroupChanged     Code = "group_changed"     // see GroupChangedError
+	CodeUnproven         Code = "unproven"          // a report of what the account is not known to have sent
 
 	// Reasons a message was not delivered (bounces), and per-item verdicts.
 	CodePeerUnreachable      Code = "peer_unreachable"

@@ -116,3 +116,7 @@ func DecodeGroupOp(raw []byte) (GroupOp, error) {
 	}
 	return groupOpFrom(&w)
 }
+
+// DecodeReport and EncodeReport are the body of PathReports.
+func DecodeReport(b []byte) (Report, error)  { return decodeReport(b) }
+func EncodeReport(r *Report) ([]byte, error) { return encodeReport(r) }

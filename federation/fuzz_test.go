@@ -6,10 +6,12 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"reflect"
 	"testing"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/franking"
 	"github.com/clearbox-im/clearbox/federation"
 	"github.com/fxamacker/cbor/v2"
 )
@@ -186,6 +188,40 @@ func FuzzSignatureHeaders(f *testing.F) {
 		}
 		if err != nil && in == input && s == sig {
 			t.Errorf("the genuine headers: %v", err)
+		}
+	})
+}
+
+// FuzzReport reads what peers report: what is accepted is within the limits, and
+// reading and printing is stable.
+func FuzzReport(f *testing.F) {
+	id := make([]byte, 16)
+	for _, v := range []any{
+		map[string]any{"user": "aaaaaaaaaaaaaaaaaaaaaaaaaa@a.test", "id": id, "kind": 1, "sent": 5, "text": "hi", "key": make([]byte, 32), "reason": "rude"},
+		map[string]any{"user": "aaaaaaaaaaaaaaaaaaaaaaaaaa@a.test", "id": id, "carrier": []byte("sixteen bytes..."), "kind": 15, "sent": -1, "file": make([]byte, 32), "key": make([]byte, 32)},
+		map[string]any{"user": "nobody", "id": id[1:]},
+	} {
+		b, err := cbor.Marshal(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, raw []byte) {
+		r, err := federation.DecodeReport(raw)
+		if err != nil {
+			return
+		}
+		if r.User.IsZero() || len(r.Key) != franking.KeySize || len(r.File) != 0 && len(r.File) != 32 || len(r.Text) > franking.MaxText || len(r.Reason) > federation.MaxReportReason {
+			t.Errorf("accepted: %+v", r)
+		}
+		r.Proven()
+		again, err := federation.EncodeReport(&r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if back, err := federation.DecodeReport(again); err != nil || !reflect.DeepEqual(back, r) {
+			t.Errorf("%+v became %+v, %v", r, back, err)
 		}
 	})
 }

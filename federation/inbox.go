@@ -51,6 +51,7 @@ type InboxOptions struct {
 	// nothing is told to the peer.
 	Ephemeral func(ctx context.Context, peer clearbox.ServerName, items []Fleeting)
 	Groups    Groups    // nil: there are none
+	Reports   Reports   // nil: none are taken
 	Handshake Handshake // nil refuses PathPeering
 	// Media gives attachments of people here; nil has none.
 	Media               Media
@@ -133,6 +134,8 @@ func (in *Inbox) endpoint(path string) (endpoint, bool) {
 		return endpoint{limit: MaxSmallBody, handle: in.groupOp, bucket: questions, contact: true}, in.opts.Groups != nil
 	case PathGroupHistory:
 		return endpoint{limit: MaxSmallBody, handle: in.groupHistory, bucket: questions}, in.opts.Groups != nil
+	case PathReports:
+		return endpoint{limit: MaxReport, handle: in.report, bucket: questions}, in.opts.Reports != nil
 	case PathClaim:
 		return endpoint{limit: MaxSmallBody, handle: in.claim, bucket: claims, contact: true}, true
 	}

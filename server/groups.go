@@ -8,6 +8,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/config"
 	"github.com/clearbox-im/clearbox/server/delivery"
 	"github.com/clearbox-im/clearbox/server/groups"
+	"github.com/clearbox-im/clearbox/server/reports"
 )
 
 // buildGroups makes the groups of this server, and with federation those that it
@@ -21,6 +22,16 @@ func (s *Server) buildGroups(c *config.Config) {
 		}
 	}
 	s.groups = groups.New(s.store, s.directory, s.delivery, c.Server.Name, o)
+}
+
+// buildReports makes what takes reports about people here, and with federation
+// hands on those about people of other servers.
+func (s *Server) buildReports(name clearbox.ServerName) {
+	o := reports.Options{Now: s.o.Now, Admit: s.disk.admit}
+	if s.client != nil {
+		o.Peers = s.client
+	}
+	s.reports = reports.New(s.store, name, o)
 }
 
 // country is where a server is: of this one as configured, of a peer as agreed

@@ -39,6 +39,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/media"
 	"github.com/clearbox-im/clearbox/server/peering"
 	"github.com/clearbox-im/clearbox/server/presence"
+	"github.com/clearbox-im/clearbox/server/reports"
 	"github.com/clearbox-im/clearbox/server/wire"
 	"github.com/clearbox-im/clearbox/storage"
 	"github.com/clearbox-im/clearbox/storage/blob"
@@ -87,6 +88,7 @@ type Server struct {
 	delivery  *delivery.Router
 	media     *media.Service
 	groups    *groups.Service
+	reports   *reports.Service
 	presence  *presence.Hub
 	afar      *afar.Service
 	ephemera  *federation.Ephemera
@@ -237,6 +239,7 @@ func (s *Server) buildRooms(ctx context.Context, c *config.Config) error {
 		TTL: c.Retention.Attachments, Admit: s.disk.admit, Remote: s.remoteMedia(),
 	})
 	s.buildGroups(c)
+	s.buildReports(c.Server.Name)
 	if s.client != nil {
 		s.buildExchange(c)
 	}
@@ -290,7 +293,7 @@ func (s *Server) buildExchange(c *config.Config) {
 	s.buildAfar(c.Server.Name)
 	s.inbox = federation.NewInbox(s.self, s.client, s.delivery, local{s.directory}, federation.InboxOptions{
 		Authorities: c.Authorities(), EnvelopesPerSecond: orNone(c.Limits.PeerEnvelopesPerSecond), BytesPerSecond: orNone(int(c.Limits.PeerBytesPerSecond)),
-		Handshake: s.peering, Groups: s.groups, Ephemeral: s.afar.Ephemeral, Now: s.o.Now, Log: s.log,
+		Handshake: s.peering, Groups: s.groups, Reports: s.reports, Ephemeral: s.afar.Ephemeral, Now: s.o.Now, Log: s.log,
 		Media: s.media, MediaBytesPerSecond: orNone(int(c.Limits.PeerAttachmentsPerSecond)),
 		Contact: func(peer clearbox.ServerName) {
 			s.client.Contact(peer)
@@ -324,7 +327,7 @@ func (s *Server) buildDoors(c *config.Config, notice string) error {
 		proxies = append(proxies, prefix)
 	}
 	s.api = api.New(c.Server.Name, api.Parts{
-		Auth: s.auth, Directory: s.directory, Router: s.delivery, Contacts: s.delivery, Groups: s.groups, Media: s.media, Presence: s.presence, Afar: s.afar,
+		Auth: s.auth, Directory: s.directory, Router: s.delivery, Contacts: s.delivery, Groups: s.groups, Reports: s.reports, Media: s.media, Presence: s.presence, Afar: s.afar,
 		Mailbox:      func(p auth.Principal) api.Mailbox { return s.delivery.Mailbox(p) },
 		Archive:      archive.New(s.store, archive.Options{MaxItems: orUnlimited(int64(c.Limits.ArchiveItems)), MaxBytes: orUnlimited(int64(c.Limits.ArchiveSize))}),
 		Linking:      linking.New(linking.Options{Now: s.o.Now}),

@@ -182,6 +182,11 @@ func peopleTables() []table {
 				"user_no", "message_id", "body_hash", "answer", "state", "expires", "parts", "people"),
 			same(BlindIndex, "tell a sender once of each person who did not get a message to many", BasisContract, ExportNo, EraseRow, "30 days", "told"),
 		}},
+		{"reports", []fate{
+			same(Pseudonym, "act on abuse that a recipient proved; strikes are held where the sender belongs", BasisInterest, ExportYes, EraseRow, "180 days", "no", "user_no", "message_id", "received", "expires", "state"),
+			same(NotPersonal, "see which server's people report", BasisNone, ExportNo, EraseRow, "180 days", "peer"),
+			same(SealedData, "show a moderator the one message that a recipient revealed, and why", BasisInterest, ExportYes, EraseShred, "180 days", "body"),
+		}},
 		{"archives", []fate{
 			same(Pseudonym, "page through the archive within the quota", BasisConsent, ExportNo, EraseRow, whileAccount, "user_no", "next_seq", "items", "bytes"),
 		}},

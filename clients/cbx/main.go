@@ -43,6 +43,7 @@ type arguments struct {
 	Search       searchCommand    `cmd:"" help:"Find messages by words."`
 	Edit         editCommand      `cmd:"" help:"Change a message of yours, for everyone."`
 	Delete       deleteCommand    `cmd:"" help:"Take a message of yours back, for everyone, or remove one from this device."`
+	Report       reportCommand    `cmd:"" help:"Show a message to the moderators of its sender's server, with proof."`
 	React        reactCommand     `cmd:"" help:"Put an emoji beside a message, or take it back."`
 	Pin          pinCommand       `cmd:"" help:"Pin a message, or unpin it."`
 	Disappear    disappearCommand `cmd:"" help:"Let the messages of a conversation disappear after a time."`

@@ -65,7 +65,8 @@ type messageLine struct {
 	Disappears  clearbox.Millis    `json:"disappears,omitempty"`    // when it does, once that is known
 	Unsent      clearbox.Code      `json:"change_failed,omitempty"` // why the last change to it did not go out
 	File        *fileLine          `json:"file,omitempty"`
-	Muted       bool               `json:"muted,omitempty"` // nobody wants a noise about it
+	Unproven    bool               `json:"unproven,omitempty"` // nothing proves who wrote it, so it cannot be reported
+	Muted       bool               `json:"muted,omitempty"`    // nobody wants a noise about it
 }
 
 // groupEventLine is what became of a group in JSON.
@@ -113,7 +114,7 @@ func (a *app) object(ctx context.Context, p *profile, m *core.Message) messageLi
 		Type: "message", Order: m.Order, ID: m.ID, From: p.memberName(ctx, m.Sender), FromUser: m.Sender, With: m.Conversation,
 		Kind: m.Kind, Text: m.Text, Sent: m.Sent, Stored: m.Stored, State: m.State,
 		Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed,
-		Asked: m.Asked, Edited: m.Edited, Expires: m.Expires, Disappears: m.Gone, Unsent: m.Unsent,
+		Asked: m.Asked, Edited: m.Edited, Expires: m.Expires, Disappears: m.Gone, Unsent: m.Unsent, Unproven: m.Unproven(),
 	}
 	if !m.Group.IsZero() {
 		out.Group = m.Group
@@ -257,6 +258,9 @@ func beside(m *core.Message) string {
 	}
 	if m.Unsent != "" {
 		out += "  [your last change did not arrive: " + string(m.Unsent) + "]"
+	}
+	if m.Unproven() {
+		out += "  [without proof of who wrote it: it cannot be reported]"
 	}
 	if m.Outgoing && !m.State.Arrived() {
 		out += "  [" + stateText(m) + "]"

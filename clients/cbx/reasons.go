@@ -39,6 +39,7 @@ var reasons = map[clearbox.Code]string{
 	clearbox.CodeHubUnreachable:       "the group's server does not answer; who is in the group cannot change now",
 	clearbox.CodeGroupFrozen:          "the group's server contradicted itself; who is in the group cannot change any more",
 	clearbox.CodeGroupClosed:          "the group is closed",
+	clearbox.CodeUnproven:             "SERVER does not know that it was sent, or not any more",
 	clearbox.CodeDeviceRemoved:        "the device that signed it is no device of its person",
 	"policy_excluded":                 "the group's rules exclude a server of which somebody is in it; remove them (cbx group remove), or change the rules (cbx group policy)",
 	// Why it cannot be read.

@@ -77,7 +77,7 @@ func (b *Brain) readQuiet(tx Tx, s *self, env *letter, c *Content, got *arrivals
 	case KindReceipt:
 		return b.takeReceipt(tx, s, env.Sender, c, got)
 	case KindEdit, KindDelete, KindReaction:
-		return b.takeChange(tx, s, in, c, got)
+		return b.takeChange(tx, s, in, c, env.ID, got)
 	case KindProfile:
 		if c.From != s.User {
 			return b.takeProfile(tx, env.uuid, c, got)
@@ -105,7 +105,7 @@ func (b *Brain) readTalk(tx Tx, s *self, l *letter, c *Content, got *arrivals) e
 	case c.Kind < firstQuiet && (!c.Kind.Known() || kinds[c.Kind].line):
 		return b.readLine(tx, s, l, c, known, key, got)
 	case c.Kind == KindEdit, c.Kind == KindDelete, c.Kind == KindReaction:
-		if err := b.takeChange(tx, s, In(c.Group.ID), c, got); err != nil {
+		if err := b.takeChange(tx, s, In(c.Group.ID), c, l.ID, got); err != nil {
 			return err
 		}
 	}
@@ -142,7 +142,10 @@ func (b *Brain) readLine(tx Tx, s *self, env *letter, c *Content, known *Message
 	m := &Message{
 		ID: c.ID, Conversation: env.Sender, Sender: env.Sender, SenderDevice: env.SenderDevice,
 		Kind: MessageText, Text: c.Text, Mentions: c.Mentions, File: c.File, Expires: c.Expires,
-		Sent: c.Sent, Stored: b.now(), State: StateReceived,
+		Sent: c.Sent, Stored: b.now(), State: StateReceived, Frank: c.Frank, Carried: c.carriedBy(env.ID),
+	}
+	if c.Edit != nil {
+		m.Edited, m.EditID = c.Edit.Sent, c.Edit.ID
 	}
 	switch {
 	case !c.Kind.Known():

@@ -23,11 +23,14 @@ type change struct {
 	Text     string             `cbor:"5,keyasint,omitempty"`
 	Mentions []Mention          `cbor:"6,keyasint,omitempty"`
 	Emoji    string             `cbor:"7,keyasint,omitempty"`
+	Frank    []byte             `cbor:"9,keyasint,omitempty"`
+	Carried  clearbox.MessageID `cbor:"10,keyasint,omitzero"`
 	Stored   clearbox.Millis    `cbor:"8,keyasint,omitempty"` // when it came, while its message is not here
 }
 
-func changeOf(c *Content) *change {
-	return &change{Kind: c.Kind, Actor: c.From, Sent: c.Sent, ID: c.ID, Text: c.Text, Mentions: c.Mentions, Emoji: c.Emoji}
+// changeOf gives the change that came, or goes, under the id carrier at servers.
+func changeOf(c *Content, carrier clearbox.MessageID) *change {
+	return &change{Kind: c.Kind, Actor: c.From, Sent: c.Sent, ID: c.ID, Text: c.Text, Mentions: c.Mentions, Emoji: c.Emoji, Frank: c.Frank, Carried: c.carriedBy(carrier)}
 }
 
 // after tells whether its author made it after the one with sent and id.
@@ -43,13 +46,13 @@ func (c *change) apply(m *Message) bool {
 		return false
 	case c.Kind == KindDelete:
 		m.Kind, m.Text, m.Reply, m.Mentions, m.File, m.Reactions = MessageDeleted, "", nil, nil, nil, nil
-		m.Edited, m.EditID, m.Reason = c.Sent, c.ID, ""
+		m.Edited, m.EditID, m.Frank, m.Carried, m.Reason = c.Sent, c.ID, nil, clearbox.MessageID{}, ""
 		return true
 	case c.Kind == KindEdit && m.written():
 		if !c.after(m.Edited, m.EditID) {
 			return false
 		}
-		m.Text, m.Mentions, m.Edited, m.EditID = c.Text, c.Mentions, c.Sent, c.ID
+		m.Text, m.Mentions, m.Edited, m.EditID, m.Frank, m.Carried = c.Text, c.Mentions, c.Sent, c.ID, c.Frank, c.Carried
 		return true
 	case c.Kind == KindReaction:
 		return c.react(m)
@@ -157,7 +160,12 @@ func (b *Brain) alter(ctx context.Context, target Ref, c *Content, allowed func(
 		if m.Sender != s.User {
 			c.Target.Author = m.Sender
 		}
-		changeOf(c).apply(m)
+		if c.Kind == KindEdit {
+			if err := b.frank(c); err != nil {
+				return false, err
+			}
+		}
+		changeOf(c, c.ID).apply(m)
 		m.Unsent = ""
 		if err := b.altered(tx, m, key, c.Kind); err != nil {
 			return false, err
@@ -191,7 +199,7 @@ func (m *Message) changeBy(user clearbox.UserID, id clearbox.MessageID) *Content
 		c.Kind, c.Sent = KindDelete, m.Edited
 		return c
 	case m.Sender == user && m.EditID == id:
-		c.Kind, c.Sent, c.Text, c.Mentions = KindEdit, m.Edited, m.Text, m.Mentions
+		c.Kind, c.Sent, c.Text, c.Mentions, c.Frank = KindEdit, m.Edited, m.Text, m.Mentions, m.Frank
 		return c
 	}
 	for _, r := range m.Reactions {
@@ -263,8 +271,9 @@ func (b *Brain) Remove(ctx context.Context, target Ref) error {
 
 // takeChange makes a change that came, if its actor may: an edit or a deletion
 // is its author's alone, and each concerns a message of the conversation that it
-// came in. What refers to a message that is not here yet is kept for it.
-func (b *Brain) takeChange(tx Tx, s *self, in ConversationID, c *Content, got *arrivals) error {
+// came in. What refers to a message that is not here yet is kept for it. carrier
+// is the id of the envelope.
+func (b *Brain) takeChange(tx Tx, s *self, in ConversationID, c *Content, carrier clearbox.MessageID, got *arrivals) error {
 	author := c.Target.Author
 	if author.IsZero() {
 		author = c.From
@@ -282,14 +291,14 @@ func (b *Brain) takeChange(tx Tx, s *self, in ConversationID, c *Content, got *a
 		if err != nil || at != nil {
 			return err // it is no message, or it is gone
 		}
-		return b.keepLate(tx, in, Ref{ID: c.Target.ID, Author: author}, changeOf(c))
+		return b.keepLate(tx, in, Ref{ID: c.Target.ID, Author: author}, changeOf(c, carrier))
 	}
 	switch {
 	case m.In() != in:
 		return b.ignored(tx)
 	case m.Kind == MessageUndecryptable && c.Kind != KindDelete:
-		return b.keepLate(tx, in, m.Ref(), changeOf(c))
-	case !changeOf(c).apply(m):
+		return b.keepLate(tx, in, m.Ref(), changeOf(c, carrier))
+	case !changeOf(c, carrier).apply(m):
 		return nil
 	}
 	got.shown = true

@@ -28,6 +28,9 @@ func (p *person) view(other *person) []string {
 		if m.Kind == core.MessageText {
 			line = m.Text
 		}
+		if m.Unproven() && !p.doubts {
+			line += " (unproven)"
+		}
 		if m.Edited > 0 && m.Kind == core.MessageText {
 			line += "*"
 		}
@@ -189,6 +192,7 @@ func TestChangesBeforeTheirMessage(t *testing.T) {
 	heavy(t)
 	synctest.Test(t, func(t *testing.T) {
 		_, ada, bob := friends(t)
+		bob.doubts = true // the contents below have no proof
 		id := func(n int) clearbox.MessageID { return clearbox.MessageID{1, byte(n), byte(n >> 8)} }
 		send := func(c core.Content) { ada.must(core.SendContent(ctx, ada.brain, bob.user, c)) }
 		at := func(n int) *core.Ref { return &core.Ref{ID: id(n)} }

@@ -420,21 +420,17 @@ func (b *Brain) again(tx Tx, s *self, m *Message, got *arrivals) (bool, error) {
 	if !newer && c.Address == "" {
 		return false, nil
 	}
-	number, err := clearbox.NewMessageID(b.opts.Random)
+	content := m.content()
+	number, err := b.number(content)
 	if err != nil {
 		return false, err
 	}
-	content := m.content()
 	it := &outItem{ID: m.ID, To: c.User, Kind: content.Kind, Own: true, Outer: number}
 	if it.Content, err = b.compose(tx, s, content); err != nil {
 		return false, err
 	}
-	m.State, m.Reason, m.Delayed, m.Outer = StateQueued, "", false, number
-	err = errors.Join(
-		tx.Delete(fateKey(m.Order)), tx.Delete(awaitKey(m.ID)),
-		save(tx, idKey(s.uuid, number), place{UUID: uuid, Order: m.Order}),
-		save(tx, messageKey(uuid, m.Order), m),
-	)
+	m.State, m.Reason, m.Delayed = StateQueued, "", false
+	err = errors.Join(tx.Delete(fateKey(m.Order)), b.resendAs(tx, s, m, number), save(tx, messageKey(uuid, m.Order), m))
 	if err != nil {
 		return false, err
 	}

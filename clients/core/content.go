@@ -119,6 +119,11 @@ type Content struct {
 	File    *File          `cbor:"19,keyasint,omitempty"`
 	Group   *GroupContext  `cbor:"20,keyasint,omitempty"` // nil in a conversation of two
 
+	// Frank is the key under which ID commits to what a text, a file or an edit
+	// says (crypto/franking); where Edit is there, the edit's id does.
+	Frank []byte  `cbor:"21,keyasint,omitempty"`
+	Edit  *EditOf `cbor:"22,keyasint,omitempty"`
+
 	Sync *Sync `cbor:"50,keyasint,omitempty"`
 	// Failed are DecryptionErrorMessages, in a renewal: one for each device whose
 	// messages, named in Unread, could not be read.
@@ -200,6 +205,8 @@ func (c *Content) check() error {
 	case (c.Kind == KindSenderKey || c.Kind == KindKeyRequest || c.Kind == KindGroupKey) && c.Group == nil,
 		c.Kind == KindSenderKey && (len(c.SenderKey) == 0 || len(c.SenderKey) > maxSenderKey), c.Kind == KindGroupKey && len(c.GroupKey) != groupKeySize:
 		return fmt.Errorf("%w: of no group", ErrContent)
+	case c.Edit != nil && (c.Kind != KindText && c.Kind != KindFile || c.Edit.ID == clearbox.MessageID{}):
+		return fmt.Errorf("%w: edit", ErrContent)
 	case len(c.Failed) > failedMost:
 		return fmt.Errorf("%w: too many decryption errors", ErrContent)
 	case c.Token != nil && len(c.Token) != len(clearbox.DeliveryToken{}):
@@ -211,7 +218,10 @@ func (c *Content) check() error {
 	case (c.Kind == KindText || c.Kind == KindEdit) && c.Text == "":
 		return fmt.Errorf("%w: no text", ErrContent)
 	}
-	return c.checkParts()
+	if err := c.checkParts(); err != nil {
+		return err
+	}
+	return c.checkFrank()
 }
 
 // String is the kind's name in docs/content.md, or its number.

@@ -3,6 +3,8 @@ package core
 import (
 	"context"
 	"errors"
+
+	"github.com/clearbox-im/clearbox"
 )
 
 // Fates gives own messages of all conversations whose end nobody was shown
@@ -35,17 +37,28 @@ func noteFate(tx Tx, m *Message, was State) error {
 
 // requeue puts an own text that was given up back into the queue, under its id
 // and encrypted anew: the server has forgotten the submission, and recipients
-// drop repeats. Only the device that wrote it does so, and only while nobody has
+// drop repeats. What was edited since goes under another id at the servers, which
+// commits to what it says now. Only the device that wrote it does so, and only while nobody has
 // it and the contact's keys are accepted.
 func (b *Brain) requeue(tx Tx, s *self, m *Message) (bool, error) {
 	if m.State != StateFailed || !m.sendable() || !m.Outgoing || m.SenderDevice != s.Device {
 		return false, nil
 	}
-	content, err := b.compose(tx, s, m.content())
+	c := m.content()
+	if c.Edit != nil && c.Frank != nil { // it says something else than its id commits to
+		number, err := b.number(c)
+		if err != nil {
+			return false, err
+		}
+		if err := b.resendAs(tx, s, m, number); err != nil {
+			return false, err
+		}
+	}
+	content, err := b.compose(tx, s, c)
 	if err != nil {
 		return false, err
 	}
-	it := &outItem{ID: m.ID, To: m.Conversation, Kind: m.content().Kind, Content: content, Own: true, Outer: m.Outer}
+	it := &outItem{ID: m.ID, To: m.Conversation, Kind: c.Kind, Content: content, Own: true, Outer: m.Outer}
 	err = b.queueItem(tx, s, outKey(m.In().key(), m.Order), it)
 	if errors.Is(err, errHeldBack) {
 		return false, nil
@@ -58,6 +71,16 @@ func (b *Brain) requeue(tx Tx, s *self, m *Message) (bool, error) {
 		return false, err
 	}
 	return true, save(tx, messageKey(m.In().key(), m.Order), m)
+}
+
+// resendAs has m go out under another id at the servers. The caller saves it.
+func (b *Brain) resendAs(tx Tx, s *self, m *Message, number clearbox.MessageID) error {
+	var dropped error
+	if m.Outer != (clearbox.MessageID{}) {
+		dropped = errors.Join(tx.Delete(idKey(s.uuid, m.Outer)), tx.Delete(awaitKey(m.Outer)))
+	}
+	m.Outer = number
+	return errors.Join(dropped, tx.Delete(awaitKey(m.ID)), save(tx, idKey(s.uuid, number), place{UUID: m.In().key(), Order: m.Order}))
 }
 
 // fateShown forgets that m is to be shown, if how it was shown is still true.

@@ -181,7 +181,7 @@ func (b *Brain) giveSender(tx Tx, s *self, g *group, user clearbox.UserID, ident
 // need not have accepted us. identity is the only one that may have it, or nil.
 func (b *Brain) enqueueInGroup(tx Tx, s *self, g *group, only clearbox.DeviceID, c *Content, identity []byte) error {
 	c.Group = &GroupContext{ID: g.ID, Epoch: g.Epoch, Head: g.Head}
-	number, err := clearbox.NewMessageID(b.opts.Random)
+	number, err := b.number(c)
 	if err != nil {
 		return err
 	}

@@ -336,7 +336,7 @@ func (b *Brain) mayResend(s *self, c *Content, m *Message, since clearbox.Millis
 // one that says nothing, since servers take messages for all devices of a person
 // alone.
 func (b *Brain) enqueueFor(tx Tx, s *self, to clearbox.UserID, d clearbox.DeviceID, c *Content) error {
-	number, err := clearbox.NewMessageID(b.opts.Random)
+	number, err := b.number(c)
 	if err != nil {
 		return err
 	}

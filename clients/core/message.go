@@ -94,7 +94,11 @@ type Message struct {
 	Gone      clearbox.Millis    `cbor:"24,keyasint,omitempty"` // when it disappears, once that is known
 	// Unsent is why the last change of ours to it did not go out.
 	Unsent clearbox.Code `cbor:"25,keyasint,omitempty"`
-	Event  *GroupEvent   `cbor:"40,keyasint,omitempty"` // of MessageGroup
+	// Frank is the key under which ID, or EditID, commits to what it says. Carried is
+	// the id under which that came, where it is another.
+	Frank   []byte             `cbor:"26,keyasint,omitempty"`
+	Carried clearbox.MessageID `cbor:"27,keyasint,omitzero"`
+	Event   *GroupEvent        `cbor:"40,keyasint,omitempty"` // of MessageGroup
 }
 
 // Reaction is what somebody put beside a message.
@@ -126,7 +130,10 @@ func (m *Message) sendable() bool { return m.written() || m.Kind == MessageTimer
 func (m *Message) content() *Content {
 	c := &Content{
 		Kind: KindText, ID: m.ID, Sent: m.Sent, To: m.Conversation,
-		Text: m.Text, Target: m.Reply, Mentions: m.Mentions, File: m.File, Expires: m.Expires,
+		Text: m.Text, Target: m.Reply, Mentions: m.Mentions, File: m.File, Expires: m.Expires, Frank: m.Frank,
+	}
+	if m.EditID != (clearbox.MessageID{}) {
+		c.Edit = &EditOf{ID: m.EditID, Sent: m.Edited}
 	}
 	switch m.Kind {
 	case MessageFile:

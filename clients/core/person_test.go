@@ -23,6 +23,7 @@ type person struct {
 	brain *core.Brain
 	user  clearbox.UserID
 
+	doubts  bool // some of what others wrote is without proof
 	closed  bool // joins without letting people of other servers find it
 	preKeys int  // one-time prekeys of a kind; 0 is the product's number
 
@@ -146,6 +147,9 @@ func (p *person) heard(other *person) []string {
 		case m.Outgoing:
 		case m.Kind == core.MessageText:
 			out = append(out, m.Text)
+			if m.Unproven() && !p.doubts {
+				p.t.Errorf("nothing proves who wrote message %v", m.ID)
+			}
 		default:
 			out = append(out, "<"+string(m.Kind)+">")
 		}

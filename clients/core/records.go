@@ -56,6 +56,7 @@ import (
 //	late/<conversation>/<...>   changes to messages that are not here yet
 //	event/<uuid>/<...>          what somebody did to lines that were shown, not shown yet
 //	gone/<time>/<order>         when messages disappear, with their conversation
+//	report/<uuid>/<message id>  messages of uuid that were reported from here
 //	drop/<object>               files whose messages were taken back, still at the own server
 //	upload/<SHA-256>            files on their way to the own server, by their content
 //	settings                    what the person chose
@@ -93,6 +94,7 @@ const (
 	prefixGone    = "gone/"
 	prefixUpload  = "upload/"
 	prefixDrop    = "drop/"
+	prefixReport  = "report/"
 
 	keyOwnToken    = "token/own"
 	keyCertificate = "certificate"

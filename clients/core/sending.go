@@ -60,19 +60,21 @@ func (b *Brain) Post(ctx context.Context, in ConversationID, p Post) (*Message, 
 	if err := p.check(); err != nil {
 		return nil, err
 	}
-	id, err := clearbox.NewMessageID(b.opts.Random)
-	if err != nil {
-		return nil, err
-	}
 	now := b.now()
 	m := &Message{
-		ID: id, Sender: s.User, SenderDevice: s.Device, Outgoing: true,
+		Sender: s.User, SenderDevice: s.Device, Outgoing: true,
 		Kind: MessageText, Text: p.Text, Reply: p.Reply, Mentions: p.Mentions, File: p.File,
 		Sent: now, Stored: now, State: StateQueued,
 	}
 	if m.File != nil {
 		m.Kind = MessageFile
 	}
+	c := m.content()
+	c.From = s.User
+	if err := b.frank(c); err != nil {
+		return nil, err
+	}
+	m.ID, m.Frank = c.ID, c.Frank
 	err = b.say(ctx, s, in, m, func(tx Tx, conv *conversation) error {
 		var err error
 		if m.Expires, err = b.timerOf(tx, m.In(), conv); err != nil {

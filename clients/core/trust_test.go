@@ -201,6 +201,7 @@ func TestMisrouting(t *testing.T) {
 		give(func(e *wire.Envelope) {})                                                               // and again
 		give(func(e *wire.Envelope) { e.ID[0] ^= 3 })                                                 // a repeat of a bad one
 		w.mu.Unlock()
+		bob.doubts = true
 		bob.start()
 		settle(10 * time.Second)
 		heard := bob.heard(ada)
@@ -221,6 +222,9 @@ func TestMisrouting(t *testing.T) {
 			}
 			for _, m := range lines {
 				notes[m.Reason]++
+				if m.Reason == "" && !m.Unproven() {
+					t.Error("a message under another id passes for provable")
+				}
 			}
 		}
 		// The relabelled one is the message, since the id inside counts; altered

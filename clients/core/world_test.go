@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -54,10 +55,13 @@ type world struct {
 	// refuse, if set, may refuse a submission.
 	refuse func(*wire.Submission) error
 
-	groups  map[clearbox.GroupID]*groupAt
-	hubAway bool            // no hub orders anything
-	uploads int             // messages to groups
-	kept    []wire.Envelope // what servers saw of messages to groups
+	groups   map[clearbox.GroupID]*groupAt
+	hubAway  bool            // no hub orders anything
+	uploads  int             // messages to groups
+	kept     []wire.Envelope // what servers saw of messages to groups
+	reports  []wire.Report   // as they came
+	onReport clearbox.Code   // what they are refused with
+
 	// showOps, if set, gives what is told of operations to somebody.
 	showOps func(to clearbox.UserID, ops []wire.GroupEvent) []wire.GroupEvent
 }
@@ -207,6 +211,28 @@ func (w *world) strike(method, path string) string {
 	return w.fault(method, path)
 }
 
+func (w *world) takeReport(r *wire.Report) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.reports = append(w.reports, *r)
+	if w.onReport != "" {
+		return refusal(w.onReport)
+	}
+	return nil
+}
+
+func (w *world) setReports(refused clearbox.Code) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.onReport = refused
+}
+
+func (w *world) reported() []wire.Report {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.reports)
+}
+
 func decode[T any](body []byte) (*T, error) {
 	v := new(T)
 	return v, wire.Decode(wire.JSON, body, v)
@@ -275,6 +301,12 @@ func (w *world) serve(ctx context.Context, server clearbox.ServerName, req core.
 		return w.submit(s, sub)
 	case "POST /messages/status":
 		return w.statuses(s, req.Body)
+	case "POST /reports":
+		r, err := decode[wire.Report](req.Body)
+		if err != nil {
+			return nil, err
+		}
+		return nil, w.takeReport(r)
 	case "GET /sync":
 		return w.sync(ctx, s, query)
 	}

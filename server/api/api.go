@@ -33,6 +33,7 @@ import (
 	"github.com/clearbox-im/clearbox/server/linking"
 	"github.com/clearbox-im/clearbox/server/media"
 	"github.com/clearbox-im/clearbox/server/presence"
+	"github.com/clearbox-im/clearbox/server/reports"
 	"github.com/clearbox-im/clearbox/server/wire"
 )
 
@@ -78,6 +79,7 @@ type Parts struct {
 	Router    Router
 	Contacts  Contacts
 	Groups    *groups.Service
+	Reports   *reports.Service
 	Mailbox   func(p auth.Principal) Mailbox // opens the mail of p's device
 	Archive   *archive.Service
 	Linking   *linking.Service

@@ -48,6 +48,7 @@ var answers = map[clearbox.Code]answer{
 	clearbox.CodeQuota:            {http.StatusForbidden, "Quota exceeded"},
 	clearbox.CodeRange:            {http.StatusRequestedRangeNotSatisfiable, "Nothing there"},
 	clearbox.CodeGroupChanged:     {http.StatusConflict, "The group changed"},
+	clearbox.CodeUnproven:         {http.StatusUnprocessableEntity, "Not proven"},
 
 	clearbox.CodePeerUnreachable:      {http.StatusBadGateway, "The other server cannot be reached"},
 	clearbox.CodePeerBlocked:          {http.StatusForbidden, "No connection with that server"},

@@ -66,6 +66,7 @@ func operations() []operation {
 		doormen    = grants{none, none, none, both, none, none, both, both}
 		readers    = grants{none, none, none, both, both, both, both, both}
 		overseers  = grants{none, none, none, none, none, both, both, both}
+		judges     = grants{none, none, none, other, none, none, none, both} // of reports; not of those about oneself
 		machine    = grants{none, none, none, none, none, none, none, both}
 	)
 	const small, keys, send, history, part, grouped = wire.MaxBody, wire.MaxKeysBody, wire.MaxFrame, wire.MaxHistoryBody, wire.MaxMediaPart, wire.MaxGroupBody
@@ -137,6 +138,7 @@ func operations() []operation {
 		{get, "/groups/{id}", device, 0, readGroup, nil},
 		{get, "/groups/{id}/ops", device, 0, readGroupOps, nil},
 		{post, "/groups/{id}/ops", device, grouped, submitGroupOp, nil},
+		{post, "/reports", device, send, report, nil},
 		{get, "/gdpr/export", public, 0, notYet, nil},
 		{del, "/gdpr/delete", public, 0, notYet, nil},
 
@@ -180,6 +182,9 @@ func operations() []operation {
 		{get, "/admin/groups", overseers, 0, adminGroups, nil},
 		{get, "/admin/groups/{id}", overseers, 0, adminGroup, nil},
 		{del, "/admin/groups/{id}", admins, 0, adminDeleteGroup, nil},
+		{get, "/admin/reports", judges, 0, adminReports, nil},
+		{get, "/admin/reports/{no}", judges, 0, adminReport, nil},
+		{post, "/admin/reports/{no}/close", judges, small, adminCloseReport, nil},
 		{get, "/admin/audit", overseers, 0, adminAudit, nil},
 		{post, "/admin/reload", admins, 0, adminReload, nil},
 	}

@@ -22,7 +22,7 @@ func (r *Router) sweep(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
-		for _, step := range []func(context.Context) (int, error){r.sweepExpired, r.sweepDelayed, r.sweepMail, r.sweepSubmissions, r.sweepContact, r.sweepDead} {
+		for _, step := range []func(context.Context) (int, error){r.sweepExpired, r.sweepDelayed, r.sweepMail, r.sweepSubmissions, r.sweepContact, r.sweepDead, r.sweepReports} {
 			for {
 				n, err := step(ctx)
 				if err != nil && ctx.Err() == nil {
@@ -165,6 +165,16 @@ func (r *Router) sweepContact(ctx context.Context) (int, error) {
 	var n int64
 	err := r.store.Update(ctx, func(tx *storage.Tx) (err error) {
 		n, err = tx.ExpireContact(sweepLimit)
+		return err
+	})
+	return int(n), err
+}
+
+// sweepReports forgets reports whose time is up.
+func (r *Router) sweepReports(ctx context.Context) (int, error) {
+	var n int64
+	err := r.store.Update(ctx, func(tx *storage.Tx) (err error) {
+		n, err = tx.ExpireReports(r.now(), sweepLimit)
 		return err
 	})
 	return int(n), err

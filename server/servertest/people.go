@@ -121,6 +121,9 @@ func (p *Person) Heard(from *Person) []string {
 			case m.Outgoing:
 			case m.Kind == core.MessageText:
 				out = append(out, m.Text)
+				if m.Unproven() {
+					p.w.T.Errorf("%s cannot prove what %s wrote", p.Name, from.Name)
+				}
 			default:
 				out = append(out, "("+string(m.Kind)+")")
 			}

@@ -91,6 +91,8 @@ var parts = []any{
 	(*core.Brain).Remove,
 	(*core.Brain).RemoveDevice,
 	(*core.Brain).RemoveFromGroup,
+	(*core.Brain).Report,
+	(*core.Brain).Reports,
 	(*core.Brain).Requests,
 	(*core.Brain).ResetPassword,
 	(*core.Brain).Run,

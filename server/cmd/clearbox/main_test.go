@@ -67,6 +67,7 @@ func TestScripts(t *testing.T) {
 			"serve":       scriptServe,
 			"halt":        scriptStop, // "stop" is testscript's own and ends the script there
 			"people":      scriptPeople,
+			"reported":    scriptReported,
 			"address":     scriptAddress,
 			"trust":       scriptTrust,
 			"field":       scriptField,

@@ -56,6 +56,7 @@ type commands struct {
 	Invite   inviteCommands   `cmd:"" help:"Invites to register."`
 	Peer     peerCommands     `cmd:"" help:"Other organisations' homeservers."`
 	Group    groupCommands    `cmd:"" help:"Groups of people here."`
+	Report   reportCommands   `cmd:"" help:"Messages of people here that a recipient reported."`
 	Identity identityCommands `cmd:"" help:"This server's identity key and its operational keys."`
 	Fed      fedCommands      `cmd:"" help:"What waits for peers."`
 	Audit    auditCommand     `cmd:"" help:"What administrators did."`

@@ -11,11 +11,13 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/fxamacker/cbor/v2"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/server"
 	"github.com/clearbox-im/clearbox/server/config"
+	"github.com/clearbox-im/clearbox/server/reports"
 	"github.com/clearbox-im/clearbox/server/wire"
 	"github.com/clearbox-im/clearbox/storage"
 	"github.com/clearbox-im/clearbox/storage/keystore"
@@ -92,15 +94,8 @@ func scriptPeople(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: people FOLDER NAME:ROLE...")
 	}
 	ctx := context.Background()
-	loaded, err := config.Load(ts.MkAbs(filepath.Join(args[0], "clearbox.yaml")), config.Options{})
-	ts.Check(err)
-	root, err := config.ReadKey(loaded.Config.Keys.RootKeyFile)
-	ts.Check(err)
-	ks, err := keystore.Open(ctx, loaded.Config.KeystorePath(), root[:], keystore.Options{Now: time.Now, Random: rand.Reader})
-	ts.Check(err)
+	ks, store := scriptStore(ts, args[0])
 	defer ks.Close()
-	store, err := storage.Open(ctx, storage.Options{Path: loaded.Config.DatabasePath(), Sealer: ks, Index: ks.Index, Now: time.Now, Random: rand.Reader})
-	ts.Check(err)
 	defer store.Close()
 	for _, p := range args[1:] {
 		name, role, _ := strings.Cut(p, ":")
@@ -112,6 +107,39 @@ func scriptPeople(ts *testscript.TestScript, neg bool, args []string) {
 			return tx.CreateUser(&storage.User{UID: uid, Key: key, Handle: clearbox.Handle(name), Role: storage.Role(role), Password: "x"})
 		}))
 	}
+}
+
+// reported FOLDER NAME TEXT puts a report about somebody into such a store.
+func scriptReported(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 3 {
+		ts.Fatalf("usage: reported FOLDER NAME TEXT")
+	}
+	ks, store := scriptStore(ts, args[0])
+	defer ks.Close()
+	defer store.Close()
+	body, err := cbor.Marshal(reports.Shown{Kind: 1, Sent: 1_764_000_000_000, Text: args[2], Reason: "rude"})
+	ts.Check(err)
+	ts.Check(store.Update(context.Background(), func(tx *storage.Tx) error {
+		u, err := tx.UserByHandle(clearbox.Handle(args[1]))
+		if err != nil {
+			return err
+		}
+		return tx.PutReport(&storage.Report{UserNo: u.No, Message: clearbox.MessageID{1}, Peer: "b.example", Expires: tx.Now() + 1_000_000_000, Body: body})
+	}))
+}
+
+// scriptStore opens the store of a server that is not running.
+func scriptStore(ts *testscript.TestScript, folder string) (*keystore.Keystore, *storage.Store) {
+	ctx := context.Background()
+	loaded, err := config.Load(ts.MkAbs(filepath.Join(folder, "clearbox.yaml")), config.Options{})
+	ts.Check(err)
+	root, err := config.ReadKey(loaded.Config.Keys.RootKeyFile)
+	ts.Check(err)
+	ks, err := keystore.Open(ctx, loaded.Config.KeystorePath(), root[:], keystore.Options{Now: time.Now, Random: rand.Reader})
+	ts.Check(err)
+	store, err := storage.Open(ctx, storage.Options{Path: loaded.Config.DatabasePath(), Sealer: ks, Index: ks.Index, Now: time.Now, Random: rand.Reader})
+	ts.Check(err)
+	return ks, store
 }
 
 // address VARIABLE sets the variable to a loopback address that nobody uses now.
