@@ -228,16 +228,9 @@ func (s *Service) join(ctx context.Context, hub clearbox.ServerName, e *delivery
 	if e.Ended || !s.invites(ctx, e) {
 		return nil
 	}
-	var ops, openings [][]byte
-	for more := true; more; {
-		page, err := s.o.Hubs.GroupHistory(ctx, hub, e.Group, uint64(len(ops)))
-		if err != nil {
-			return joinLater(err)
-		}
-		ops, openings = append(ops, page.Ops...), append(openings, page.Openings...)
-		if more = page.More; len(ops) > chain.MaxOperations {
-			return nil
-		}
+	ops, openings, err := s.wholeHistory(ctx, hub, e.Group)
+	if err != nil {
+		return joinLater(err)
 	}
 	state, err := chain.Verify(ops)
 	if err != nil || clearbox.GroupID(state.Group) != e.Group || state.Hub != string(hub) {
@@ -260,6 +253,34 @@ func (s *Service) join(ctx context.Context, hub clearbox.ServerName, e *delivery
 	}
 	last := ops[len(ops)-1]
 	return s.begin(ctx, row, ops, state, added, &delivery.GroupEvent{Group: e.Group, Epoch: state.Epoch, Op: last, Openings: of(last, openings)})
+}
+
+// maxHistory bounds the operations and openings of a group that is taken over, in
+// bytes: 65,536 operations of the usual size have less, and a hub could make them a
+// hundred times as large.
+const maxHistory = 32 << 20
+
+// wholeHistory asks a hub for all operations of a group.
+func (s *Service) wholeHistory(ctx context.Context, hub clearbox.ServerName, group clearbox.GroupID) (ops, openings [][]byte, err error) {
+	size := 0
+	for more := true; more; {
+		page, err := s.o.Hubs.GroupHistory(ctx, hub, group, uint64(len(ops)))
+		if err != nil {
+			return nil, nil, err
+		}
+		for _, part := range [][][]byte{page.Ops, page.Openings} {
+			for _, b := range part {
+				size += len(b)
+			}
+		}
+		ops, openings = append(ops, page.Ops...), append(openings, page.Openings...)
+		if more = page.More; len(ops) > chain.MaxOperations || size > maxHistory {
+			s.o.Log.Error("a hub's history of a group has no end", "peer", string(hub))
+			s.o.Alert(hub, federation.AlertGroupInvalid)
+			return nil, nil, clearbox.Errorf(clearbox.CodeForbidden, "the history of the group is too long")
+		}
+	}
+	return ops, openings, nil
 }
 
 // joinLater lets the hub's clear no be an end.
@@ -303,7 +324,7 @@ func (s *Service) invites(ctx context.Context, e *delivery.GroupEvent) bool {
 // was erased there is none.
 func (s *Service) founders(ctx context.Context, state *chain.State, openings [][]byte) ([]person, error) {
 	var out []person
-	seen := map[chain.Member]bool{}
+	seen, in := map[chain.Member]bool{}, map[clearbox.UserID]bool{}
 	for _, raw := range openings {
 		p, err := readPerson(raw)
 		if err != nil {
@@ -317,6 +338,10 @@ func (s *Service) founders(ctx context.Context, state *chain.State, openings [][
 		}
 		seen[p.parsed.Member] = true
 		present := state.Members[p.parsed.Member].Status != chain.StatusFormer
+		if present && in[p.user] {
+			return nil, ErrTwice
+		}
+		in[p.user] = in[p.user] || present
 		if present && (!state.Policy.AllowsServer(string(p.user.Server)) || !state.Policy.AllowsCountry(s.o.Country(p.user.Server))) {
 			return nil, ErrPolicy
 		}

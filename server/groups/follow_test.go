@@ -372,3 +372,36 @@ func TestFollowerWhileAnotherServerIsAway(t *testing.T) {
 		t.Error("away is taken for nobody")
 	}
 }
+
+// A hub whose history of a group never ends is asked no more once it is larger than
+// any group's, and an operator told.
+func TestHistoryWithoutEnd(t *testing.T) {
+	w := newWorld(t)
+	owner, alice := w.elsewhere("owner", there), w.local("alice")
+	s := w.afar(owner, rules())
+	asked, op := 0, make([]byte, federation.MaxGroupOp)
+	w.history = func(uint64) (federation.GroupHistory, error) {
+		asked++
+		return federation.GroupHistory{Ops: [][]byte{op}, More: true}, nil
+	}
+	w.tell(federation.GroupOp{Group: s.id, Op: s.next(owner, invite(chain.RoleMember, alice)), Openings: openings(alice)})
+	if asked > 1200 || !slices.Equal(w.alerts, []federation.Alert{federation.AlertGroupInvalid}) {
+		t.Errorf("asked %d times, alerts %v", asked, w.alerts)
+	}
+}
+
+// A hub that lists one person under two memberships is not believed.
+func TestHistoryWithOneTwice(t *testing.T) {
+	w := newWorld(t)
+	owner, alice := w.elsewhere("owner", there), w.local("alice")
+	s := w.afar(owner, rules())
+	s.note(s.next(owner, invite(chain.RoleMember, alice)))
+	again := w.again(alice)
+	s.note(s.next(owner, invite(chain.RoleMember, again)))
+	s.opens = append(s.opens, openings(alice, again)...)
+	w.serve(s)
+	w.tell(federation.GroupOp{Group: s.id, Op: s.ops[1], Openings: openings(alice)})
+	if !slices.Equal(w.alerts, []federation.Alert{federation.AlertGroupInvalid}) || len(w.mail(alice)) != 0 {
+		t.Errorf("alerts %v", w.alerts)
+	}
+}

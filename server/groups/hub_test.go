@@ -3,6 +3,7 @@ package groups_test
 import (
 	"crypto/ed25519"
 	"errors"
+	"slices"
 	"testing"
 	"time"
 
@@ -495,5 +496,27 @@ func TestHistoryInPages(t *testing.T) {
 			t.Fatalf("%d operations in a moment, %v", i, err)
 		}
 		s.note(raw)
+	}
+}
+
+// A server whose people are out of the group learns no more of who comes after them.
+func TestHistoryEndsWithMembership(t *testing.T) {
+	w := newWorld(t)
+	owner, carol, dave := w.local("owner"), w.elsewhere("carol", there), w.local("dave")
+	s := w.begin(owner, rules())
+	s.add(owner, chain.RoleMember, carol)
+	s.do(owner, chain.Remove{Members: []chain.Member{carol.opening.Member}})
+	end := s.state.Epoch
+	s.add(owner, chain.RoleMember, dave)
+	for after := range s.state.Epoch + 1 {
+		h, err := w.groups.PeerHistory(t.Context(), there, s.id, after)
+		if err != nil || h.More || after+uint64(len(h.Ops)) != max(end, after) {
+			t.Errorf("after %d: %d operations, more %v, %v", after, len(h.Ops), h.More, err)
+		}
+		for _, o := range h.Openings {
+			if slices.Equal(o, dave.opening.Encode()) {
+				t.Errorf("after %d: it learns of who came later", after)
+			}
+		}
 	}
 }

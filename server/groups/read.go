@@ -105,15 +105,7 @@ func (s *Service) Ops(ctx context.Context, p auth.Principal, id clearbox.GroupID
 	if err != nil || sum.Status != chain.StatusFormer {
 		return page, err
 	}
-	end := n.state.Members[chain.Member(sum.Member)].Ended
-	if last := after + uint64(len(page.Ops)); last >= end {
-		page.Ops, page.More = page.Ops[:max(0, int64(len(page.Ops))-int64(last-end))], false
-		var openings [][]byte
-		for _, raw := range page.Ops {
-			openings = append(openings, of(raw, page.Openings)...)
-		}
-		page.Openings = openings
-	}
+	page.cut(after, n.state.Members[chain.Member(sum.Member)].Ended)
 	return page, nil
 }
 

@@ -289,7 +289,8 @@ const (
 	pageOpenings = 1000
 )
 
-// PeerHistory implements federation.Groups.
+// PeerHistory implements federation.Groups. A server whose people are all out of the
+// group gets it up to the operation that ended the last of them.
 func (s *Service) PeerHistory(ctx context.Context, peer clearbox.ServerName, id clearbox.GroupID, after uint64) (federation.GroupHistory, error) {
 	g, err := s.group(ctx, id)
 	if errors.Is(err, storage.ErrNotFound) || err == nil && !g.now.Load().concerns(peer) {
@@ -298,8 +299,28 @@ func (s *Service) PeerHistory(ctx context.Context, peer clearbox.ServerName, id 
 	if err != nil {
 		return federation.GroupHistory{}, err
 	}
-	page, err := s.page(ctx, g.now.Load(), after)
+	n := g.now.Load()
+	page, err := s.page(ctx, n, after)
+	if end, over := n.ended(peer); over {
+		page.cut(after, end)
+	}
 	return federation.GroupHistory{Ops: page.Ops, Openings: page.Openings, More: page.More}, err
+}
+
+// ended tells whether nobody of a server is in the group or invited any more, and
+// since which epoch.
+func (n *snapshot) ended(server clearbox.ServerName) (epoch uint64, over bool) {
+	for id, p := range n.people {
+		if p.user.Server != server {
+			continue
+		}
+		m := n.state.Members[id]
+		if m.Status != chain.StatusFormer {
+			return 0, false
+		}
+		epoch = max(epoch, m.Ended)
+	}
+	return epoch, true
 }
 
 // Page is a run of operations with the openings of the people whom they add.
@@ -307,6 +328,20 @@ type Page struct {
 	Ops      [][]byte
 	Openings [][]byte
 	More     bool
+}
+
+// cut takes out of a page that begins behind an epoch what comes after another one.
+func (p *Page) cut(after, end uint64) {
+	last := after + uint64(len(p.Ops))
+	if last < end {
+		return
+	}
+	p.Ops, p.More = p.Ops[:max(0, int64(len(p.Ops))-int64(last-end))], false
+	var openings [][]byte
+	for _, raw := range p.Ops {
+		openings = append(openings, of(raw, p.Openings)...)
+	}
+	p.Openings = openings
 }
 
 // page reads operations behind an epoch from the store.
