@@ -42,6 +42,11 @@ func (c *chatCommand) Run(ctx context.Context, a *app) error {
 		} else if with, err := p.brain.Known(ctx, in.User.String()); err == nil {
 			t.to += " (" + trustText[with.Trust] + ")"
 		}
+		if !in.Group.IsZero() {
+			if err := a.onlyInvited(ctx, p, in.Group); err != nil {
+				return err
+			}
+		}
 		err = p.running(ctx, func(ctx context.Context) error { return t.run(ctx, c.History) })
 		if ctx.Err() != nil && (err == nil || err == ctx.Err()) { // Ctrl-C is a way to end it
 			err = nil
@@ -61,6 +66,13 @@ type talk struct {
 	to   string
 	last uint64                        // order of the last line that was looked at
 	told map[clearbox.MessageID]string // what was last said of own lines that may still move
+}
+
+// steps is stateText without what each member of a group tells.
+func steps(m *core.Message) string {
+	whole := *m
+	whole.Reach = nil
+	return stateText(&whole)
 }
 
 // typed is a line of input, or what is wrong with it.
@@ -149,7 +161,7 @@ func (t *talk) earlier(ctx context.Context, history int) error {
 		t.show(ctx, t.p, m)
 		t.last = max(t.last, m.Order)
 		if m.Outgoing && (m.State == core.StateQueued || m.State == core.StateAtServer) {
-			t.told[m.ID] = stateText(m) // how it goes on is told as of lines typed now
+			t.told[m.ID] = steps(m) // how it goes on is told as of lines typed now
 		}
 	}
 	return brain.MarkShown(ctx, shown...)
@@ -192,7 +204,7 @@ func (t *talk) news(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if now := stateText(m); now != was {
+		if now := steps(m); now != was {
 			t.told[id] = now
 			var why *serverLine
 			if m.State == core.StateAtServer && m.Delayed {
@@ -200,6 +212,7 @@ func (t *talk) news(ctx context.Context) error {
 			}
 			t.app.say(sentLine{
 				Type: "sent", ID: id, To: t.to, State: m.State, Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed, TheirServer: why,
+				Receipts: receiptsOf(m),
 			}, "   [%s] %s", progress(m, why), firstWords(wording(m)))
 			if err := brain.MarkShown(ctx, *m); err != nil {
 				return err
@@ -238,7 +251,7 @@ func (t *talk) say(ctx context.Context, in typed) error {
 	}
 	switch code := clearbox.CodeOf(err); code {
 	case "":
-		t.told[m.ID] = stateText(m)
+		t.told[m.ID] = steps(m)
 		return nil
 	case clearbox.CodeTooLarge, clearbox.CodeBadRequest, clearbox.CodeIdentityChanged:
 		t.warn(string(code), err.Error())

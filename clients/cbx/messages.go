@@ -67,6 +67,37 @@ type messageLine struct {
 	File        *fileLine          `json:"file,omitempty"`
 	Unproven    bool               `json:"unproven,omitempty"` // nothing proves who wrote it, so it cannot be reported
 	Muted       bool               `json:"muted,omitempty"`    // nobody wants a noise about it
+	Receipts    *receiptsLine      `json:"receipts,omitempty"`
+}
+
+// receiptsLine is in JSON how far an own message to a group came with its members.
+type receiptsLine struct {
+	Of        int           `json:"of"`        // people whom it was for
+	Delivered int           `json:"delivered"` // of those, who have it, as far as they tell
+	Read      int           `json:"read"`
+	Failed    int           `json:"failed"`
+	Members   []receiptLine `json:"members,omitempty"` // those of whom something is known
+}
+
+// receiptLine is how far an own message came with one person in JSON.
+type receiptLine struct {
+	Address     string          `json:"address"`
+	User        clearbox.UserID `json:"user"`
+	State       core.State      `json:"state"` // delivered, read or failed
+	Reason      clearbox.Code   `json:"reason,omitempty"`
+	Explanation string          `json:"explanation,omitempty"` // of Reason, a sentence
+}
+
+func receiptsOf(m *core.Message) *receiptsLine {
+	if r := m.Reach; r != nil && r.Of > 0 {
+		return &receiptsLine{Of: r.Of, Delivered: r.Delivered, Read: r.Read, Failed: r.Failed}
+	}
+	return nil
+}
+
+// toMember is a message as it went to one member, of whom SERVER in a sentence is.
+func toMember(user clearbox.UserID, state core.State, why clearbox.Code) *core.Message {
+	return &core.Message{Conversation: user, State: state, Reason: why}
 }
 
 // groupEventLine is what became of a group in JSON.
@@ -122,6 +153,14 @@ func (a *app) object(ctx context.Context, p *profile, m *core.Message) messageLi
 			out.GroupName = g.Title
 		}
 	}
+	if out.Receipts = receiptsOf(m); out.Receipts != nil {
+		members, _ := p.brain.Members(ctx, m) // the counts stand by themselves
+		for _, f := range members {
+			out.Receipts.Members = append(out.Receipts.Members, receiptLine{
+				p.name(ctx, f.User), f.User, f.State, f.Reason, explanation(toMember(f.User, f.State, f.Reason)),
+			})
+		}
+	}
 	if e := m.Event; e != nil {
 		out.Event = &groupEventLine{e.Kind, e.About, e.Role, e.Title, e.Alarm}
 	}
@@ -155,6 +194,7 @@ type sentLine struct {
 	TheirServer *serverLine        `json:"their_server,omitempty"` // why it waits at the own server
 	Text        string             `json:"text,omitempty"`         // where it was written earlier
 	Sent        clearbox.Millis    `json:"sent,omitempty"`         // likewise
+	Receipts    *receiptsLine      `json:"receipts,omitempty"`     // of a message to a group
 }
 
 // name is what a contact is called on screen.
@@ -270,17 +310,22 @@ func beside(m *core.Message) string {
 
 // eventLine is what happened to a message that was shown before, in JSON.
 type eventLine struct {
-	Type   string              `json:"type"` // edit, delete, reaction, profile
-	Order  uint64              `json:"order"`
-	ID     *clearbox.MessageID `json:"id,omitempty"` // of the message
-	Author *clearbox.UserID    `json:"author_user,omitempty"`
-	From   string              `json:"from"` // who did it
-	User   clearbox.UserID     `json:"from_user"`
-	With   clearbox.UserID     `json:"with"`
-	At     clearbox.Millis     `json:"at"`
-	Text   string              `json:"text,omitempty"`  // of an edit: what it says now
-	Emoji  *string             `json:"emoji,omitempty"` // of a reaction; empty if it was taken back
-	Name   string              `json:"name,omitempty"`  // of a profile
+	Type        string              `json:"type"` // edit, delete, reaction, profile, receipt
+	Order       uint64              `json:"order"`
+	ID          *clearbox.MessageID `json:"id,omitempty"` // of the message
+	Author      *clearbox.UserID    `json:"author_user,omitempty"`
+	From        string              `json:"from"` // who did it
+	User        clearbox.UserID     `json:"from_user"`
+	With        clearbox.UserID     `json:"with,omitzero"`
+	Group       clearbox.GroupID    `json:"group,omitzero"`
+	At          clearbox.Millis     `json:"at"`
+	Text        string              `json:"text,omitempty"`  // of an edit: what it says now
+	Emoji       *string             `json:"emoji,omitempty"` // of a reaction; empty if it was taken back
+	Name        string              `json:"name,omitempty"`  // of a profile
+	State       core.State          `json:"state,omitempty"` // of a receipt: delivered, read, or failed in a group
+	Reason      clearbox.Code       `json:"reason,omitempty"`
+	Explanation string              `json:"explanation,omitempty"` // of Reason, a sentence
+	Receipts    *receiptsLine       `json:"receipts,omitempty"`    // of a receipt of a group: how far its message is
 }
 
 // happened prints an event.
@@ -289,7 +334,7 @@ func (a *app) happened(ctx context.Context, p *profile, e *core.Event) {
 	if c, err := p.brain.Known(ctx, e.Actor.String()); err == nil {
 		name = c.Name
 	}
-	line := eventLine{Type: e.Kind.String(), Order: e.Order, From: from, User: e.Actor, With: e.In.User, At: e.At}
+	line := eventLine{Type: e.Kind.String(), Order: e.Order, From: from, User: e.Actor, With: e.In.User, Group: e.In.Group, At: e.At}
 	text := ""
 	switch {
 	case e.Kind == core.KindProfile:
@@ -297,6 +342,13 @@ func (a *app) happened(ctx context.Context, p *profile, e *core.Event) {
 		text = fmt.Sprintf("calls themselves \"%s\"", firstWords(name))
 	case e.Line == nil:
 		return // it has disappeared
+	case e.Kind == core.KindReceipt:
+		to := toMember(e.Actor, e.State, e.Reason)
+		line.State, line.Reason, line.Explanation, line.Receipts = e.State, e.Reason, explanation(to), receiptsOf(e.Line)
+		if !a.JSON && e.State != core.StateFailed {
+			return // the message itself says so where it is shown
+		}
+		text = fmt.Sprintf("did not get \"%s\" (%s)", firstWords(wording(e.Line)), because(to))
 	case e.Kind == core.KindEdit:
 		line.Text = e.Line.Text
 		text = "changed a message: " + indented(wording(e.Line))
@@ -312,7 +364,7 @@ func (a *app) happened(ctx context.Context, p *profile, e *core.Event) {
 	if e.Kind != core.KindProfile {
 		line.ID, line.Author = &e.Target.ID, &e.Target.Author
 	}
-	a.say(line, "%s * %s %s", a.clock(e.At), from, text)
+	a.say(line, "%s * %s%s %s", a.clock(e.At), p.whereText(ctx, &core.Message{Group: e.In.Group}), from, text)
 }
 
 // showFate prints what became of an own message that was written earlier.
@@ -323,7 +375,7 @@ func (a *app) showFate(ctx context.Context, p *profile, m *core.Message) {
 	}
 	if a.JSON {
 		a.line(a.stdout, sentLine{
-			Type: "sent", ID: m.ID, To: to, State: m.State, Reason: m.Reason, Explanation: explanation(m), Text: m.Text, Sent: m.Sent,
+			Type: "sent", ID: m.ID, To: to, State: m.State, Reason: m.Reason, Explanation: explanation(m), Text: m.Text, Sent: m.Sent, Receipts: receiptsOf(m),
 		})
 		return
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"strings"
 
 	"github.com/clearbox-im/clearbox"
@@ -88,13 +89,36 @@ func stateText(m *core.Message) string {
 		return "queued on this device; it is sent when cbx runs and the server can be reached"
 	case core.StateAtServer:
 		if m.Delayed {
-			return "at my server; theirs cannot be reached and is tried again"
+			return "at my server; theirs cannot be reached and is tried again" + reachText(m, "; ")
 		}
-		return "at my server"
+		return "at my server" + reachText(m, "; ")
 	case core.StateAtPeer:
-		return "at their server"
+		if m.Reach != nil && m.Reach.Delivered > 0 {
+			return reachText(m, "")
+		}
+		return "at their server" + reachText(m, "; ")
 	case core.StateFailed:
 		return "failed: " + because(m)
 	}
 	return string(m.State)
+}
+
+// reachText says how far a message to a group came with its members, behind before;
+// empty where nobody told.
+func reachText(m *core.Message, before string) string {
+	r := m.Reach
+	if r == nil || r.Delivered+r.Failed == 0 {
+		return ""
+	}
+	var parts []string
+	if r.Delivered > 0 {
+		parts = append(parts, fmt.Sprintf("delivered to %d of %d", r.Delivered, r.Of))
+	}
+	if r.Read > 0 {
+		parts = append(parts, fmt.Sprintf("read by %d", r.Read))
+	}
+	if r.Failed > 0 {
+		parts = append(parts, fmt.Sprintf("not delivered to %d of %d", r.Failed, r.Of))
+	}
+	return before + strings.Join(parts, ", ")
 }

@@ -25,7 +25,7 @@ func (recvCommand) Help() string {
 
 What happened to messages that were shown before is shown once too: they were changed, taken back, or got a reaction.
 
-Who asks to write to you is shown with the command that accepts them. With --json they have type "request"; a message has type "message", with its kind; what happened to one has type "edit", "delete" or "reaction" with its id; a contact's new name has type "profile"; what became of an own message has type "sent" with state "failed", a reason (a stable code) and an explanation.`
+Who asks to write to you is shown with the command that accepts them. With --json they have type "request"; a message has type "message", with its kind; what happened to one has type "edit", "delete" or "reaction" with its id; a contact's new name has type "profile"; what became of an own message has type "sent" with state "failed", a reason (a stable code) and an explanation; and what one person says of it has type "receipt" with state "delivered" or "read", or "failed" where one member of a group did not get it. Without --json, receipts stand at the message in history.`
 }
 
 // Run shows what is new, once: a line is marked as shown after it was written.

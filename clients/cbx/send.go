@@ -102,6 +102,11 @@ func (c *sendCommand) Run(ctx context.Context, a *app) error {
 		if err != nil {
 			return err
 		}
+		if c.Group != "" {
+			if err := a.onlyInvited(ctx, p, to.Group); err != nil {
+				return err
+			}
+		}
 		if (c.Lines || c.Text == "" || c.Text == "-") && c.File == "" && a.asker.interactive() {
 			fmt.Fprintln(a.stderr, "Type the message; Ctrl-D at the beginning of a line ends it.")
 		}
@@ -113,10 +118,6 @@ func (c *sendCommand) Run(ctx context.Context, a *app) error {
 			unsent := c.queue(ctx, a, p, to, func(id clearbox.MessageID) { waiting = append(waiting, id) })
 			// What came before a line that cannot be sent is on its way all the same.
 			err := c.await(ctx, a, p, server, waiting)
-			if c.Group != "" && err == nil {
-				// The keys that members need for it go to each by itself, perhaps later.
-				err = p.flush(ctx)
-			}
 			if err != nil || unsent == nil {
 				return err
 			}
@@ -171,11 +172,35 @@ func (c *sendCommand) queue(ctx context.Context, a *app, p *profile, to core.Con
 			} else {
 				a.warn(string(code), err.Error())
 			}
+		case code == clearbox.CodeTooLarge:
+			return advise(err, "Longer texts go as a file: --file PATH, or --file - for standard input, with what it is called: --name.")
 		default:
 			return err
 		}
 	}
 	return first
+}
+
+// onlyInvited says who was invited to a group and will not read what is written now.
+func (a *app) onlyInvited(ctx context.Context, p *profile, id clearbox.GroupID) error {
+	g, err := p.brain.Group(ctx, id)
+	if err != nil {
+		return err
+	}
+	var names []string
+	for _, m := range g.Members {
+		if m.Invited {
+			names = append(names, p.memberName(ctx, m.User))
+		}
+	}
+	const most = 5
+	if more := len(names) - most; more > 0 {
+		names = append(names[:most], fmt.Sprintf("%d more", more))
+	}
+	if len(names) > 0 {
+		a.warn("only_invited", "invited and not in the group yet, so they will not read this: "+strings.Join(names, ", "))
+	}
+	return nil
 }
 
 // sent prints the state of an own message, which is told then. theirs says what
@@ -191,6 +216,7 @@ func (a *app) sent(ctx context.Context, p *profile, id clearbox.MessageID, to st
 	}
 	a.say(sentLine{
 		Type: "sent", ID: id, To: to, State: m.State, Reason: m.Reason, Explanation: explanation(m), Delayed: m.Delayed, TheirServer: why,
+		Receipts: receiptsOf(m),
 	}, "%s", progress(m, why))
 	_ = p.brain.MarkShown(ctx, *m) // recv tells it again otherwise
 }

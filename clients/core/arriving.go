@@ -75,7 +75,7 @@ func (b *Brain) readQuiet(tx Tx, s *self, env *letter, c *Content, got *arrivals
 	case KindSync:
 		return b.readSync(tx, s, env.SenderDevice, c.Sync, got)
 	case KindReceipt:
-		return b.takeReceipt(tx, s, env.Sender, c, got)
+		return b.takeReceipt(tx, s, env.Sender, in, c, got)
 	case KindEdit, KindDelete, KindReaction:
 		return b.takeChange(tx, s, in, c, env.ID, got)
 	case KindProfile:
@@ -108,6 +108,10 @@ func (b *Brain) readTalk(tx Tx, s *self, l *letter, c *Content, got *arrivals) e
 		if err := b.takeChange(tx, s, In(c.Group.ID), c, l.ID, got); err != nil {
 			return err
 		}
+	case c.Kind == KindReceipt:
+		if err := b.takeReceipt(tx, s, l.Sender, In(c.Group.ID), c, got); err != nil {
+			return err
+		}
 	}
 	if known != nil {
 		return nil
@@ -115,11 +119,11 @@ func (b *Brain) readTalk(tx Tx, s *self, l *letter, c *Content, got *arrivals) e
 	return save(tx, idKey(l.uuid, c.ID), place{UUID: l.uuid})
 }
 
-// takeReceipt moves own messages on.
-func (b *Brain) takeReceipt(tx Tx, s *self, from clearbox.UserID, c *Content, got *arrivals) error {
+// takeReceipt moves own messages of a conversation on.
+func (b *Brain) takeReceipt(tx Tx, s *self, from clearbox.UserID, in ConversationID, c *Content, got *arrivals) error {
 	for state, ids := range map[State][]clearbox.MessageID{StateDelivered: c.Delivered, StateRead: c.Read} {
 		for _, id := range ids {
-			moved, err := b.delivered(tx, s, from, id, state)
+			moved, err := b.delivered(tx, s, from, in, id, state)
 			if err != nil {
 				return err
 			}
@@ -161,6 +165,13 @@ func (b *Brain) readLine(tx Tx, s *self, env *letter, c *Content, known *Message
 	}
 	if c.Group != nil {
 		m.Conversation, m.Group = clearbox.UserID{}, c.Group.ID
+		if own {
+			_, st, err := b.loadGroup(tx, m.Group)
+			if err != nil {
+				return err
+			}
+			m.Reach = &Reach{Of: othersIn(st)}
+		}
 	} else if !own {
 		got.wrote = append(got.wrote, env.Sender)
 	}
@@ -180,11 +191,16 @@ func (b *Brain) readLine(tx Tx, s *self, env *letter, c *Content, known *Message
 	if err := addMessage(tx, m.In().key(), env.uuid, m); err != nil {
 		return err
 	}
-	if err := b.afterLine(tx, m); err != nil || own || c.Group != nil {
+	if err := b.afterLine(tx, m); err != nil || own {
 		return err
 	}
+	if c.Group != nil {
+		if owes, err := b.owesReceipt(tx, m); err != nil || !owes {
+			return err
+		}
+	}
 	got.receipts = true
-	return tx.Put(receiptKey(env.uuid, c.ID), []byte{receiptDelivered})
+	return putReceipt(tx, m, receiptDelivered)
 }
 
 // afterLine does what a line that came causes.
@@ -217,16 +233,24 @@ func (b *Brain) blocked(tx Tx, uuid string) (bool, error) {
 	return c.Blocked, err
 }
 
-// delivered takes a receipt for an own message, which only its recipient can give.
-func (b *Brain) delivered(tx Tx, s *self, from clearbox.UserID, id clearbox.MessageID, state State) (bool, error) {
+// delivered takes a receipt for an own message, which only its recipient can give,
+// or in a group its members.
+func (b *Brain) delivered(tx Tx, s *self, from clearbox.UserID, in ConversationID, id clearbox.MessageID, state State) (bool, error) {
 	m, _, err := findMessage(tx, s.uuid, id)
-	if err != nil || m == nil || m.Conversation != from {
+	if err != nil || m == nil || !m.Outgoing || m.In() != in || from == s.User {
 		return false, err
+	}
+	if !m.Group.IsZero() {
+		return b.reached(tx, s, m, MemberFate{User: from, State: state})
 	}
 	if err := b.arrived(tx, s, from); err != nil {
 		return false, err
 	}
-	return b.advance(tx, s, id, state, "", false)
+	moved, err := b.advance(tx, s, id, state, "", false)
+	if err != nil || !moved {
+		return false, err
+	}
+	return true, b.tellReach(tx, m, &MemberFate{User: from, State: state})
 }
 
 // claimName notes what a sender says they are called, to be confirmed.

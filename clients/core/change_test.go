@@ -80,6 +80,9 @@ func (p *person) showAll() (texts, events []string) {
 	seen, err := p.brain.Events(ctx)
 	p.must(err)
 	for _, e := range seen {
+		if e.Kind == core.KindReceipt {
+			continue
+		}
 		line := e.Kind.String()
 		if e.Line != nil {
 			line += " " + e.Line.Text

@@ -32,6 +32,7 @@ type connection struct {
 	workers  map[string]bool                   // by conversation
 	notUntil map[string]time.Time              // a conversation that waits after an error
 	tries    map[string]int                    // errors in a row
+	step     chan struct{}                     // closed, and replaced, when a worker was done with an item
 }
 
 func newConnection(b *Brain, l link) *connection {
@@ -39,7 +40,7 @@ func newConnection(b *Brain, l link) *connection {
 		b: b, link: l,
 		failed: make(chan error, 1), again: make(chan struct{}, 1), window: make(chan struct{}, wire.WindowSends),
 		waiting: map[uint64]chan *wire.ServerFrame{}, workers: map[string]bool{},
-		notUntil: map[string]time.Time{}, tries: map[string]int{},
+		notUntil: map[string]time.Time{}, tries: map[string]int{}, step: make(chan struct{}),
 	}
 }
 
@@ -178,6 +179,7 @@ func (c *connection) work(ctx context.Context, uuid string) {
 		c.mu.Lock()
 		delete(c.workers, uuid)
 		c.mu.Unlock()
+		c.stepped()
 		wake(c.again) // something may have come after the last look
 	}()
 	for ctx.Err() == nil {
@@ -201,7 +203,16 @@ func (c *connection) work(ctx context.Context, uuid string) {
 			delete(c.tries, uuid)
 			c.mu.Unlock()
 		}
+		c.stepped()
 	}
+}
+
+// stepped tells whoever waits for other conversations that one has moved.
+func (c *connection) stepped() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	close(c.step)
+	c.step = make(chan struct{})
 }
 
 func (b *Brain) firstOut(ctx context.Context, uuid string) (key string, err error) {
@@ -227,6 +238,11 @@ func (c *connection) sendOne(ctx context.Context, key string) error {
 	}
 	if err != nil || it == nil {
 		return err
+	}
+	if ofGroup(key) {
+		if err := c.keysFirst(ctx, it.Group); err != nil {
+			return err
+		}
 	}
 	var sub wire.Submission
 	if err := wire.Decode(wire.CBOR, it.submission(), &sub); err != nil {
@@ -417,6 +433,12 @@ func (b *Brain) giveUp(ctx context.Context, key string, code clearbox.Code) erro
 		}
 		if it.Kind == KindSenderKey {
 			return b.lostSender(tx, it.Group, it.To)
+		}
+		if again, err := sentAgain(tx, it.ID); err != nil || again != nil {
+			if err == nil {
+				_, err = b.reached(tx, s, again, MemberFate{it.To, StateFailed, code})
+			}
+			return err
 		}
 		_, err = b.fail(tx, s, it.ID, code)
 		return err

@@ -11,13 +11,15 @@ import (
 // to a contact, and that nobody was shown yet.
 type Event struct {
 	Order  uint64          // place in the local order of everything
-	Kind   Kind            // KindEdit, KindDelete, KindReaction, or KindProfile
+	Kind   Kind            // KindEdit, KindDelete, KindReaction, KindProfile, or KindReceipt
 	In     ConversationID  // where
 	Actor  clearbox.UserID // who did it
 	At     clearbox.Millis // by their clock
 	Target Ref             // of KindProfile: the zero Ref
 	Line   *Message        // the message as it is now; nil if it is gone, and of KindProfile
 	Emoji  string          // of KindReaction: what stands there now; empty if it was taken back
+	State  State           // of KindReceipt: how far Target, an own message, came with Actor
+	Reason clearbox.Code   // of KindReceipt: why it did not get to them
 	key    string
 }
 
@@ -30,6 +32,8 @@ type event struct {
 	Actor  clearbox.UserID  `cbor:"5,keyasint"`
 	At     clearbox.Millis  `cbor:"6,keyasint"`
 	Target Ref              `cbor:"7,keyasint,omitzero"`
+	State  State            `cbor:"8,keyasint,omitempty"`
+	Reason clearbox.Code    `cbor:"9,keyasint,omitempty"`
 }
 
 // tell keeps in mind that a change to m is to be shown, unless m itself is still
@@ -56,7 +60,8 @@ func (b *Brain) note(tx Tx, e *event) (err error) {
 }
 
 // Events gives what happened to lines that were shown before, in the order in
-// which it came. They stay until MarkSeen names them.
+// which it came: changes of others, the last receipts, and who of a group did not
+// get an own message. They stay until MarkSeen names them.
 func (b *Brain) Events(ctx context.Context) (out []Event, err error) {
 	err = b.vault.View(ctx, func(r Reader) error {
 		out = nil
@@ -64,12 +69,16 @@ func (b *Brain) Events(ctx context.Context) (out []Event, err error) {
 		if err != nil {
 			return err
 		}
-		for _, one := range entries {
+		told, err := r.List(Range{Prefix: prefixTold})
+		if err != nil {
+			return err
+		}
+		for _, one := range append(entries, told...) {
 			e, err := parse[event](one.Value)
 			if err != nil {
 				return err
 			}
-			shown := Event{Order: e.Order, Kind: e.Kind, In: ConversationID{e.User, e.Group}, Actor: e.Actor, At: e.At, Target: e.Target, key: one.Key}
+			shown := Event{Order: e.Order, Kind: e.Kind, In: ConversationID{e.User, e.Group}, Actor: e.Actor, At: e.At, Target: e.Target, State: e.State, Reason: e.Reason, key: one.Key}
 			if e.Target != (Ref{}) {
 				m, _, err := findMessage(r, uuidOfUser(e.Target.Author), e.Target.ID)
 				if err != nil {

@@ -64,10 +64,15 @@ func (b *Brain) wasRead(tx Tx, shown *Message) (bool, error) {
 		}
 	}
 	kept, err := settingsOf(tx)
-	if err != nil || !kept.ReadReceipts || !m.Group.IsZero() {
+	if err != nil || !kept.ReadReceipts {
 		return false, err
 	}
-	return true, tx.Put(receiptKey(m.In().key(), m.ID), []byte{receiptRead})
+	if !m.Group.IsZero() {
+		if owes, err := b.owesReceipt(tx, m); err != nil || !owes {
+			return false, err
+		}
+	}
+	return true, putReceipt(tx, m, receiptRead)
 }
 
 // SetTimer makes what anybody writes into a conversation from now on disappear so
@@ -137,7 +142,7 @@ func (b *Brain) erase(tx Tx, m *Message) error {
 	}
 	return errors.Join(
 		tx.Delete(messageKey(in, m.Order)), tx.Delete(newKey(m.Order)), tx.Delete(fateKey(m.Order)), tx.Delete(goneKey(m.Gone, m.Order)),
-		b.dropLate(tx, m), b.mustForget(tx),
+		b.dropLate(tx, m), dropReach(tx, m), b.mustForget(tx),
 	)
 }
 

@@ -113,7 +113,8 @@ func stopAll(people ...*person) {
 }
 
 // TestGroupTalks: people of three servers found a group, talk in it with one
-// upload each, and see who is in it and what it is called.
+// upload each, behind the keys that their readers need, and see who is in it and what
+// it is called.
 func TestGroupTalks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, p := crew(t, "ada@a.test", "bob@b.test", "cyd@c.test", "dan@a.test")
@@ -136,7 +137,7 @@ func TestGroupTalks(t *testing.T) {
 			if g.Title != "the crew" || g.Description != "who row" || len(g.Members) != 4 || g.Mine != chain.StatusActive || g.Alarm != "" || g.Behind {
 				t.Errorf("%s: %+v", one.name, g)
 			}
-			if st, _ := one.brain.Status(ctx); st.Queued != 0 || st.Healing.Lost != 0 {
+			if st, _ := one.brain.Status(ctx); st.Queued != 0 || st.Healing.Lost != 0 || st.Healing.Asked != 0 {
 				t.Errorf("%s: %+v", one.name, st)
 			}
 		}

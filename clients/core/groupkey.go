@@ -117,6 +117,16 @@ func (b *Brain) audienceOf(tx Tx, s *self, g *group, st *chain.State) ([]audienc
 	return out, nil
 }
 
+// countOthers counts the people of an audience besides this account.
+func countOthers(s *self, to []audience) (n int) {
+	for _, a := range to {
+		if a.user != s.User {
+			n++
+		}
+	}
+	return n
+}
+
 // senderFor gives the own sender key for an audience: a new one where the old one
 // is worn out, or known to a device that is not in the audience any more. Whoever
 // lacks it is sent it, in sessions. The caller stores what it makes of it.
@@ -180,33 +190,42 @@ func (b *Brain) giveSender(tx Tx, s *self, g *group, user clearbox.UserID, ident
 // enqueueInGroup queues a content for one member, in the name of the group: they
 // need not have accepted us. identity is the only one that may have it, or nil.
 func (b *Brain) enqueueInGroup(tx Tx, s *self, g *group, only clearbox.DeviceID, c *Content, identity []byte) error {
+	_, err := b.enqueueNumbered(tx, s, g, only, c, identity)
+	return err
+}
+
+// enqueueNumbered is enqueueInGroup, and gives the id under which servers know it.
+func (b *Brain) enqueueNumbered(tx Tx, s *self, g *group, only clearbox.DeviceID, c *Content, identity []byte) (number clearbox.MessageID, err error) {
 	c.Group = &GroupContext{ID: g.ID, Epoch: g.Epoch, Head: g.Head}
-	number, err := b.number(c)
-	if err != nil {
-		return err
+	if number, err = b.number(c); err != nil {
+		return number, err
 	}
 	if c.ID == (clearbox.MessageID{}) {
 		c.ID, c.Sent = number, b.now()
 	}
 	order, err := nextOrder(tx)
 	if err != nil {
-		return err
+		return number, err
 	}
-	it := &outItem{ID: number, To: c.To, Kind: c.Kind, Only: only, Group: g.ID, Epoch: g.Epoch, For: identity}
+	kind := c.Kind
+	if kinds[kind].line { // it is no line under this id
+		kind = KindVoid
+	}
+	it := &outItem{ID: number, To: c.To, Kind: kind, Only: only, Group: g.ID, Epoch: g.Epoch, For: identity}
 	if it.Content, err = b.compose(tx, s, c); err != nil {
-		return err
+		return number, err
 	}
 	if only != 0 {
 		filler := &Content{Kind: KindVoid, ID: number, Sent: b.now(), To: c.To, Group: c.Group}
 		if it.Filler, err = b.compose(tx, s, filler); err != nil {
-			return err
+			return number, err
 		}
 	}
 	err = b.queueItem(tx, s, outKey(uuidOfUser(c.To), order), it)
 	if errors.Is(err, errHeldBack) || errors.Is(err, errOtherKeys) {
-		return nil
+		return number, nil
 	}
-	return err
+	return number, err
 }
 
 // lostSender forgets that somebody has the own sender key: what carried it was

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/crypto/curve"
@@ -153,6 +154,11 @@ func (b *Brain) many(tx Tx, s *self, it *outItem) error {
 	if len(recipients) == 0 {
 		return errNobody
 	}
+	if kinds[it.Kind].line {
+		if err := readers(tx, s, it.ID, countOthers(s, to)); err != nil {
+			return err
+		}
+	}
 	key, own, err := b.senderFor(tx, s, g, to)
 	if err != nil {
 		return err
@@ -286,6 +292,71 @@ func (m *sealing) size(plain, name int) (int, error) {
 		return 0, err
 	}
 	return parsed.ReceivedSize(), nil
+}
+
+// keysWait is how long a message to a group waits for the sender keys that its
+// readers need: whoever does not have theirs by then asks for it.
+const keysWait = 5 * time.Second
+
+// keysFirst waits until the own server has the sender keys for a group that are
+// queued, so that they come before what is encrypted under them. Nobody waits for
+// those that cannot be sent now.
+func (c *connection) keysFirst(ctx context.Context, id clearbox.GroupID) error {
+	var people []string
+	err := c.b.vault.View(ctx, func(r Reader) (err error) {
+		people, err = heads(r, prefixOut)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	timer := time.NewTimer(keysWait)
+	defer timer.Stop()
+	for len(people) > 0 {
+		c.mu.Lock()
+		step := c.step
+		c.mu.Unlock()
+		waits, err := c.keyQueued(ctx, people[0], id)
+		if err != nil {
+			return err
+		}
+		if !waits {
+			people = people[1:]
+			continue
+		}
+		select {
+		case <-step:
+		case <-timer.C:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// keyQueued tells whether a sender key for a group is on its way to somebody from
+// here, and nothing holds it up.
+func (c *connection) keyQueued(ctx context.Context, uuid string, id clearbox.GroupID) (found bool, err error) {
+	c.mu.Lock()
+	later := c.notUntil[uuid].After(c.b.opts.Now())
+	c.mu.Unlock()
+	if later || c.b.heldBack(uuid) {
+		return false, nil
+	}
+	err = c.b.vault.View(ctx, func(r Reader) error {
+		found = false
+		entries, err := r.List(Range{Prefix: prefixOut + uuid + "/"})
+		for _, e := range entries {
+			it, err := parse[outItem](e.Value)
+			if err != nil {
+				return err
+			}
+			found = found || it.Kind == KindSenderKey && it.Group == id
+		}
+		return err
+	})
+	return found, err
 }
 
 // recipientsOf gives an audience as package sealed wants it.

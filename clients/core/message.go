@@ -19,8 +19,8 @@ const (
 	StateQueued    State = "queued"    // in this vault, not yet at the own homeserver
 	StateAtServer  State = "at_server" // durable at the own homeserver
 	StateAtPeer    State = "at_peer"   // durable at the recipient's homeserver
-	StateDelivered State = "delivered" // a device of the recipient has it
-	StateRead      State = "read"      // the recipient read it, and tells such things
+	StateDelivered State = "delivered" // a device of the recipient has it; of a group, of every member
+	StateRead      State = "read"      // the recipient read it, and tells such things; of a group, every member
 	StateFailed    State = "failed"    // given up: see Reason
 	StateReceived  State = "received"
 )
@@ -99,6 +99,7 @@ type Message struct {
 	Frank   []byte             `cbor:"26,keyasint,omitempty"`
 	Carried clearbox.MessageID `cbor:"27,keyasint,omitzero"`
 	Event   *GroupEvent        `cbor:"40,keyasint,omitempty"` // of MessageGroup
+	Reach   *Reach             `cbor:"42,keyasint,omitempty"` // of an own one to a group; nil while nobody was sent it
 }
 
 // Reaction is what somebody put beside a message.

@@ -96,6 +96,14 @@ func (b *Brain) actOn(got arrivals) {
 // readNotice moves an own message on by what the server reports.
 func (b *Brain) readNotice(tx Tx, s *self, n *wire.Notice, got *arrivals) error {
 	m, _, err := findMessage(tx, s.uuid, n.ID)
+	if err == nil && m == nil {
+		m, err = sentAgain(tx, n.ID)
+	}
+	if err == nil && m != nil && !m.Group.IsZero() {
+		changed, err := b.memberNotice(tx, s, m, n, got)
+		got.shown = got.shown || changed
+		return err
+	}
 	if err == nil && m == nil && n.Kind == wire.NoticeUndeliverable {
 		changed, err := unsent(tx, s, n.ID, n.Code)
 		got.shown = got.shown || changed

@@ -116,8 +116,8 @@ func (b *Brain) flushReceiptsFor(tx Tx, s *self, uuid string) (queued bool, err 
 		}
 		waiting = waiting[maxUnsentReceipts:]
 	}
-	var delivered, read []clearbox.MessageID
-	for i, e := range waiting {
+	due := map[clearbox.GroupID]*Content{}
+	for _, e := range waiting {
 		if err := tx.Delete(e.Key); err != nil {
 			return false, err
 		}
@@ -125,31 +125,60 @@ func (b *Brain) flushReceiptsFor(tx Tx, s *self, uuid string) (queued bool, err 
 		if err != nil {
 			return false, err
 		}
-		if len(e.Value) == 1 && e.Value[0] == receiptRead {
-			read = append(read, id)
-		} else {
-			delivered = append(delivered, id)
+		if !send || len(e.Value) == 0 {
+			continue
 		}
-		if send && (len(delivered)+len(read) == maxReceipts || i == len(waiting)-1) {
-			if err := b.enqueueReceipt(tx, s, c.User, delivered, read); err != nil {
+		var in clearbox.GroupID
+		copy(in[:], e.Value[1:])
+		r := due[in]
+		if r == nil {
+			r = &Content{Kind: KindReceipt, To: c.User}
+			due[in] = r
+		}
+		if e.Value[0] == receiptRead {
+			r.Read = append(r.Read, id)
+		} else {
+			r.Delivered = append(r.Delivered, id)
+		}
+		if len(r.Delivered)+len(r.Read) == maxReceipts {
+			if err := b.enqueueReceipt(tx, s, in, r); err != nil {
 				return false, err
 			}
-			delivered, read = nil, nil
+			delete(due, in)
+		}
+	}
+	for in, r := range due {
+		if err := b.enqueueReceipt(tx, s, in, r); err != nil {
+			return false, err
 		}
 	}
 	return send, nil
 }
 
-func (b *Brain) enqueueReceipt(tx Tx, s *self, to clearbox.UserID, delivered, read []clearbox.MessageID) error {
-	id, err := clearbox.NewMessageID(b.opts.Random)
-	if err != nil {
+// enqueueReceipt queues a receipt; of messages of a group in the name of the group,
+// so that its sender need not have accepted us, and only while both are in it.
+func (b *Brain) enqueueReceipt(tx Tx, s *self, in clearbox.GroupID, r *Content) error {
+	if !in.IsZero() {
+		g, st, err := b.loadGroup(tx, in)
+		if err != nil || g == nil || g.Epoch == 0 || active(g, st) != nil {
+			return err
+		}
+		o, _, err := b.memberNow(tx, g, r.To)
+		if err != nil || o == nil {
+			return err
+		}
+		return b.enqueueInGroup(tx, s, g, 0, r, o.Identity[:])
+	}
+	var err error
+	if r.ID, err = clearbox.NewMessageID(b.opts.Random); err != nil {
 		return err
 	}
 	order, err := nextOrder(tx)
 	if err != nil {
 		return err
 	}
-	return b.enqueue(tx, s, order, &Content{Kind: KindReceipt, ID: id, Sent: b.now(), To: to, Delivered: delivered, Read: read})
+	r.Sent = b.now()
+	return b.enqueue(tx, s, order, r)
 }
 
 // tasks looks after keys, names and states with requests that may take their

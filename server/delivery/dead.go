@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/clearbox-im/clearbox"
@@ -17,18 +18,29 @@ const deadKept = 14 * 24 * time.Hour
 // deadAD is the associated data of a dead letter's recipient.
 func deadAD(id clearbox.MessageID) []byte { return append(id[:len(id):len(id)], "dead"...) }
 
-// deadLetter is what remains of row. The recipient, zero if not known, is
-// sealed under the sender's key; nil when that key was destroyed.
-func (r *Router) deadLetter(row *storage.OutboxItem, to clearbox.UserID, code clearbox.Code) (*storage.DeadLetter, error) {
+// toMany stands before the names in a dead letter of a message to a group.
+const toMany = "*"
+
+// deadLetter is what remains of row. Those whom it was for, nobody if that is not
+// known, and whether it was for many, are sealed under the sender's key; nil when
+// that key was destroyed.
+func (r *Router) deadLetter(row *storage.OutboxItem, many bool, to []clearbox.UserID, code clearbox.Code) (*storage.DeadLetter, error) {
 	d := &storage.DeadLetter{
 		Peer: row.Peer, Class: row.Class, Code: code, SenderNo: row.SenderNo, SenderKey: row.SenderKey, MessageID: row.MessageID,
 		Accepted: row.Accepted, FirstTry: row.FirstTry, LastTry: row.LastTry, Attempts: row.Attempts,
 	}
-	if row.SenderNo == 0 || to.IsZero() {
+	if row.SenderNo == 0 || len(to) == 0 {
 		return d, nil
 	}
+	var names []string
+	if many {
+		names = append(names, toMany)
+	}
+	for _, u := range to {
+		names = append(names, u.String())
+	}
 	var err error
-	d.Recipient, err = r.keys.Seal(row.SenderKey, storage.PurposeMailbox, deadAD(row.MessageID), []byte(to.String()))
+	d.Recipient, err = r.keys.Seal(row.SenderKey, storage.PurposeMailbox, deadAD(row.MessageID), []byte(strings.Join(names, " ")))
 	if errors.Is(err, storage.ErrShredded) {
 		return nil, nil
 	}
@@ -63,11 +75,16 @@ func (r *Router) rejected(ctx context.Context, batch *federation.Batch, verdicts
 		if row.FirstTry == 0 {
 			row.FirstTry = now
 		}
-		to := batch.Items[at[row.Row]].Recipient
-		if to.Server != row.Peer {
-			to = clearbox.UserID{} // a report of this server
+		it := &batch.Items[at[row.Row]]
+		to := []clearbox.UserID{it.Recipient}
+		if it.Multi != nil {
+			if to, err = r.membersOf(ctx, row.Row); err != nil {
+				return nil, err
+			}
+		} else if it.Recipient.Server != row.Peer {
+			to = nil // a report of this server
 		}
-		d, err := r.deadLetter(row, to, reason(verdicts[at[row.Row]].Reason))
+		d, err := r.deadLetter(row, it.Multi != nil, to, reason(verdicts[at[row.Row]].Reason))
 		if err != nil {
 			return nil, err
 		}
@@ -88,7 +105,8 @@ func (r *Router) sweepDead(ctx context.Context) (int, error) {
 // Requeue asks the senders of dead letters to hand their messages in again:
 // what was in them is gone here. Each gets a notice, and what is remembered of
 // the submission is forgotten in the same update, so that the same id may be
-// submitted anew. left counts the letters that nobody can be asked about: the
+// submitted anew. A message to a group is asked for once for each of those who did
+// not get it, and comes to them alone under another id: what is remembered stays. left counts the letters that nobody can be asked about: the
 // sender is gone or of this server itself, or the recipient is not known any
 // more. It refuses with the peer's code while nothing may be sent to it.
 func (r *Router) Requeue(ctx context.Context, deed storage.AuditEntry, pick storage.DeadPick) (asked, left int, err error) {
@@ -126,18 +144,20 @@ func (r *Router) requeue(ctx context.Context, deed storage.AuditEntry, letters [
 			}
 		}
 	}
-	bounces := make([]*bounce, len(letters))
+	bounces, many := make([][]*bounce, len(letters)), make([]bool, len(letters))
 	for i := range letters {
-		if bounces[i], err = r.request(ctx, &letters[i]); err != nil {
+		if bounces[i], many[i], err = r.request(ctx, &letters[i]); err != nil {
 			return 0, err
 		}
 	}
 	err = r.store.Update(ctx, func(tx *storage.Tx) error {
 		asked = 0
 		for i := range letters {
-			d, b := &letters[i], bounces[i]
-			b.reset()
-			if b == nil {
+			d, told := &letters[i], bounces[i]
+			for _, b := range told {
+				b.reset()
+			}
+			if len(told) == 0 {
 				continue
 			}
 			if there, err := tx.DeleteDead(d.No); err != nil || !there {
@@ -146,11 +166,15 @@ func (r *Router) requeue(ctx context.Context, deed storage.AuditEntry, letters [
 				}
 				continue // somebody else was faster
 			}
-			if err := tx.ForgetSubmission(d.SenderNo, d.MessageID); err != nil {
-				return err
+			if !many[i] {
+				if err := tx.ForgetSubmission(d.SenderNo, d.MessageID); err != nil {
+					return err
+				}
 			}
-			if err := b.apply(tx, d.SenderNo); err != nil {
-				return err
+			for _, b := range told {
+				if err := b.apply(tx, d.SenderNo); err != nil {
+					return err
+				}
 			}
 			asked++
 		}
@@ -161,17 +185,19 @@ func (r *Router) requeue(ctx context.Context, deed storage.AuditEntry, letters [
 	if err != nil {
 		return 0, err
 	}
-	for _, b := range bounces {
-		b.wake(r)
+	for _, told := range bounces {
+		for _, b := range told {
+			b.wake(r)
+		}
 	}
 	return asked, nil
 }
 
-// request prepares the notice that asks for a message again; nil when there is
-// nobody to ask.
-func (r *Router) request(ctx context.Context, d *storage.DeadLetter) (*bounce, error) {
+// request prepares the notices that ask for a message again, one for each person
+// whom it was for; none when there is nobody to ask. many tells a message to a group.
+func (r *Router) request(ctx context.Context, d *storage.DeadLetter) (told []*bounce, many bool, err error) {
 	if d.SenderNo == 0 || len(d.Recipient) == 0 {
-		return nil, nil
+		return nil, false, nil
 	}
 	var plain []byte
 	open := func() (err error) {
@@ -180,13 +206,18 @@ func (r *Router) request(ctx context.Context, d *storage.DeadLetter) (*bounce, e
 	}
 	if err := open(); err != nil {
 		if r.damaged(d.SenderKey, err, open) {
-			return nil, nil
+			return nil, false, nil
 		}
-		return nil, err
+		return nil, false, err
 	}
-	to, err := clearbox.ParseUserID(string(plain))
-	if err != nil {
-		return nil, nil
+	names, many := strings.CutPrefix(string(plain), toMany+" ")
+	var to []clearbox.UserID
+	for name := range strings.SplitSeq(names, " ") {
+		u, err := clearbox.ParseUserID(name)
+		if err != nil {
+			return nil, false, nil
+		}
+		to = append(to, u)
 	}
 	var sender storage.User
 	err = r.store.View(ctx, func(tx *storage.Tx) (err error) {
@@ -194,12 +225,13 @@ func (r *Router) request(ctx context.Context, d *storage.DeadLetter) (*bounce, e
 		return err
 	})
 	if errors.Is(err, storage.ErrNotFound) {
-		return nil, nil
+		return nil, false, nil
 	}
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
-	return r.newBounce(ctx, clearbox.UserID{UID: sender.UID, Server: r.server}, &Notice{
-		Kind: NoticeRequeue, ID: d.MessageID, Recipient: to, Code: d.Code, FirstTry: d.FirstTry, LastTry: d.LastTry, Attempts: d.Attempts,
-	})
+	told, err = r.newBounces(ctx, clearbox.UserID{UID: sender.UID, Server: r.server}, Notice{
+		Kind: NoticeRequeue, ID: d.MessageID, Code: d.Code, FirstTry: d.FirstTry, LastTry: d.LastTry, Attempts: d.Attempts,
+	}, to)
+	return told, many, err
 }

@@ -465,6 +465,16 @@ func TestGroupMessageIsReportedPerPerson(t *testing.T) {
 	if got := w.dead(); len(got) != 1 {
 		t.Errorf("dead letters %+v", got)
 	}
+	asked, left, err := w.router.Requeue(bg, storage.AuditEntry{Action: "fed.dead.requeue"}, storage.DeadPick{Peer: away})
+	if asked != 1 || left != 0 || err != nil || len(w.dead()) != 0 {
+		t.Errorf("asked %d, left %d, %v", asked, left, err)
+	}
+	if got := w.contents(alice.devices[0], 2); !slices.Equal(got, []string{"requeue:not_a_member", "requeue:not_a_member"}) {
+		t.Errorf("alice was told %q", got)
+	}
+	if got := w.states(alice.devices[0], id); got[0] != delivery.StatusUndeliverable { // she would give it up as a whole otherwise
+		t.Errorf("state %v", got)
+	}
 }
 
 // Members whose mailbox is full at a peer that took the message are told of by

@@ -167,7 +167,7 @@ func (r *Router) open(ctx context.Context, rows []storage.OutboxItem) ([]*federa
 // notice cannot be written; its state tells the sender who asks, and unless the
 // sender was erased a dead letter tells the operator.
 func (r *Router) withdraw(ctx context.Context, row *storage.OutboxItem, erased bool) error {
-	dead, err := r.deadLetter(row, clearbox.UserID{}, clearbox.CodeInternal)
+	dead, err := r.deadLetter(row, false, nil, clearbox.CodeInternal)
 	if err != nil {
 		return err
 	}

@@ -95,7 +95,7 @@ func (r *Router) report(ctx context.Context, rows []storage.OutboxItem, notice f
 			return err // in a minute, perhaps
 		}
 		if n.Kind == NoticeUndeliverable && !errors.Is(err, storage.ErrShredded) {
-			if dead[i], err = r.deadLetter(row, it.Recipient, n.Code); err != nil {
+			if dead[i], err = r.deadLetter(row, it.Multi != nil, to, n.Code); err != nil {
 				return err
 			}
 		}
