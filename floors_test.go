@@ -22,6 +22,7 @@ const module = "github.com/clearbox-im/clearbox"
 // a reader can start at the bottom. docs/architecture.md draws the same house.
 var floors = map[string]int{
 	"":                              0,
+	"crypto/internal/cbc":           1,
 	"crypto/internal/pack":          1,
 	"crypto/internal/hpke":          2,
 	"crypto/curve":                  1,

@@ -1,18 +1,17 @@
 package group
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
 	"fmt"
 
 	"github.com/clearbox-im/clearbox/crypto/curve"
 	"github.com/clearbox-im/clearbox/crypto/fanout/field"
+	"github.com/clearbox-im/clearbox/crypto/internal/cbc"
 )
 
 const (
 	messageVersion = 3
 	header         = messageVersion<<4 | messageVersion
-	cipherBlock    = 16
+	cipherBlock    = cbc.BlockSize
 )
 
 // checkHeader looks at the first byte: the message's version in the high half,
@@ -161,39 +160,16 @@ func parseDistribution(b []byte) (*distribution, error) {
 	return d, nil
 }
 
-// encryptBody is AES-256-CBC with PKCS#7 padding; keys are IV and cipher key.
+// encryptBody is AES-256-CBC; keys are IV and cipher key.
 func encryptBody(keys, plaintext []byte) []byte {
-	pad := cipherBlock - len(plaintext)%cipherBlock
-	b := make([]byte, len(plaintext)+pad)
-	copy(b, plaintext)
-	for i := len(plaintext); i < len(b); i++ {
-		b[i] = byte(pad)
-	}
-	cipher.NewCBCEncrypter(bodyCipher(keys), keys[:16]).CryptBlocks(b, b)
-	return b
+	return cbc.Encrypt(keys[16:48], keys[:16], plaintext)
 }
 
-// decryptBody runs only on authentic messages, so its padding check tells an
-// attacker nothing.
+// decryptBody runs only on authentic messages.
 func decryptBody(keys, ciphertext []byte) ([]byte, error) {
-	b := make([]byte, len(ciphertext))
-	cipher.NewCBCDecrypter(bodyCipher(keys), keys[:16]).CryptBlocks(b, ciphertext)
-	pad := int(b[len(b)-1])
-	if pad == 0 || pad > cipherBlock {
-		return nil, fmt.Errorf("%w: padding", ErrMalformed)
-	}
-	for _, p := range b[len(b)-pad:] {
-		if int(p) != pad {
-			return nil, fmt.Errorf("%w: padding", ErrMalformed)
-		}
-	}
-	return b[:len(b)-pad], nil
-}
-
-func bodyCipher(keys []byte) cipher.Block {
-	block, err := aes.NewCipher(keys[16:48])
+	b, err := cbc.Decrypt(keys[16:48], keys[:16], ciphertext)
 	if err != nil {
-		panic("group: 32 bytes are an AES key")
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	return block
+	return b, nil
 }

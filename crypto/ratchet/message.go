@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/clearbox-im/clearbox/crypto/curve"
+	"github.com/clearbox-im/clearbox/crypto/internal/cbc"
 	"github.com/clearbox-im/clearbox/crypto/ratchet/internal/spqr"
 )
 
@@ -13,7 +14,7 @@ const (
 	messageVersion = 4
 	header         = messageVersion<<4 | messageVersion
 	macSize        = 8
-	cipherBlock    = 16
+	cipherBlock    = cbc.BlockSize
 	addressSize    = 2 * (serviceIDSize + 1)
 )
 

@@ -1,8 +1,6 @@
 package ratchet
 
 import (
-	"crypto/aes"
-	"crypto/cipher"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
@@ -12,6 +10,7 @@ import (
 	"slices"
 
 	"github.com/clearbox-im/clearbox/crypto/curve"
+	"github.com/clearbox-im/clearbox/crypto/internal/cbc"
 	"github.com/clearbox-im/clearbox/crypto/ratchet/internal/spqr"
 )
 
@@ -251,40 +250,16 @@ func (c *receivingChain) takeKept(n uint32) ([32]byte, error) {
 	return [32]byte{}, ErrDuplicate
 }
 
-// encryptBody is AES-256-CBC with PKCS#7 padding; keys are cipher key, MAC key
-// and IV.
+// encryptBody is AES-256-CBC; keys are cipher key, MAC key and IV.
 func encryptBody(keys, plaintext []byte) []byte {
-	pad := cipherBlock - len(plaintext)%cipherBlock
-	b := make([]byte, len(plaintext)+pad)
-	copy(b, plaintext)
-	for i := len(plaintext); i < len(b); i++ {
-		b[i] = byte(pad)
-	}
-	block, err := aes.NewCipher(keys[:32])
-	if err != nil {
-		panic("ratchet: " + err.Error())
-	}
-	cipher.NewCBCEncrypter(block, keys[64:80]).CryptBlocks(b, b)
-	return b
+	return cbc.Encrypt(keys[:32], keys[64:80], plaintext)
 }
 
-// decryptBody runs only on authentic messages, so its padding check tells an
-// attacker nothing.
+// decryptBody runs only on authentic messages.
 func decryptBody(keys, ciphertext []byte) ([]byte, error) {
-	block, err := aes.NewCipher(keys[:32])
+	b, err := cbc.Decrypt(keys[:32], keys[64:80], ciphertext)
 	if err != nil {
-		panic("ratchet: " + err.Error())
+		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	b := make([]byte, len(ciphertext))
-	cipher.NewCBCDecrypter(block, keys[64:80]).CryptBlocks(b, ciphertext)
-	pad := int(b[len(b)-1])
-	if pad == 0 || pad > cipherBlock {
-		return nil, fmt.Errorf("%w: padding", ErrMalformed)
-	}
-	for _, p := range b[len(b)-pad:] {
-		if int(p) != pad {
-			return nil, fmt.Errorf("%w: padding", ErrMalformed)
-		}
-	}
-	return b[:len(b)-pad], nil
+	return b, nil
 }
