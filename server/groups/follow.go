@@ -21,6 +21,11 @@ const (
 	arrivalKept   = 14 * 24 * time.Hour
 	arrivalRetry  = 5 * time.Second
 	arrivalRested = 15 * time.Minute
+
+	// A hub that answers slowly is left alone for so many times as long as it took,
+	// and does not keep what others tell waiting.
+	slowHub  = 2 * time.Second
+	slowRest = 2
 )
 
 // Run follows other hubs until ctx ends.
@@ -56,7 +61,22 @@ func (s *Service) follow(ctx context.Context) (int, error) {
 	}
 	for i := range due {
 		a := &due[i]
+		begun := s.o.Now()
+		if until := s.rest[a.Peer]; begun.Before(until) {
+			err := s.store.Update(ctx, func(tx *storage.Tx) error {
+				return tx.DeferGroupArrival(a.No, clearbox.Millis(until.UnixMilli()))
+			})
+			if err != nil {
+				return i, err
+			}
+			continue
+		}
 		err := s.arrival(ctx, a)
+		if took := s.o.Now().Sub(begun); took > slowHub {
+			s.rest[a.Peer] = s.o.Now().Add(min(slowRest*took, arrivalRested))
+		} else {
+			delete(s.rest, a.Peer)
+		}
 		if ctx.Err() != nil {
 			return 0, ctx.Err()
 		}

@@ -405,3 +405,27 @@ func TestHistoryWithOneTwice(t *testing.T) {
 		t.Errorf("alerts %v", w.alerts)
 	}
 }
+
+// A hub that takes its time to answer has its own groups wait, and nobody else's.
+func TestSlowHubWaitsAlone(t *testing.T) {
+	w := newWorld(t)
+	owner, alice := w.elsewhere("owner", there), w.local("alice")
+	asked := 0
+	w.history = func(uint64) (federation.GroupHistory, error) {
+		asked++
+		w.Clock.Fly(10 * time.Second)
+		return federation.GroupHistory{}, clearbox.Errorf(clearbox.CodeHubUnreachable, "slow")
+	}
+	for range 5 {
+		s := w.afar(w.again(owner), rules())
+		w.tell(federation.GroupOp{Group: s.id, Op: s.next(owner, invite(chain.RoleMember, alice)), Openings: openings(alice)})
+	}
+	if asked != 1 {
+		t.Errorf("a slow hub was asked %d times in a row", asked)
+	}
+	w.Clock.Fly(2 * time.Minute)
+	w.follow()
+	if asked != 2 {
+		t.Errorf("after its rest it was asked %d times", asked)
+	}
+}

@@ -102,6 +102,8 @@ type Service struct {
 	mu      sync.Mutex // guards all
 	all     map[clearbox.GroupID]*group
 	arrived chan struct{} // capacity 1: what a hub told waits
+
+	rest map[clearbox.ServerName]time.Time // follow's: until when slow hubs are left alone
 }
 
 // maxGroups is how many groups are kept in memory; reaching it forgets all that
@@ -114,7 +116,7 @@ func New(store *storage.Store, dir *directory.Service, mail *delivery.Router, se
 	return &Service{
 		store: store, dir: dir, mail: mail, server: server, o: o,
 		byUser: throttle.New(120, time.Second, 50_000), byGroup: throttle.New(600, time.Second/5, 0),
-		all: map[clearbox.GroupID]*group{}, arrived: make(chan struct{}, 1),
+		all: map[clearbox.GroupID]*group{}, arrived: make(chan struct{}, 1), rest: map[clearbox.ServerName]time.Time{},
 	}
 }
 
