@@ -35,6 +35,9 @@ func (p *person) within(id clearbox.GroupID) []string {
 		switch m.Kind {
 		case core.MessageText:
 			out = append(out, names[m.Sender]+": "+m.Text)
+			if m.Unproven() {
+				p.t.Errorf("nothing proves who wrote message %v", m.ID)
+			}
 		case core.MessageGroup:
 			if m.Event.Kind == core.GroupAlarm {
 				out = append(out, "<"+string(m.Event.Alarm)+">")

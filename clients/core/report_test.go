@@ -142,6 +142,39 @@ func TestWhatComesAgainIsProvable(t *testing.T) {
 	})
 }
 
+// TestRequeuedEditIsProvable: what an operator has tried once more says what it was
+// edited to meanwhile, and goes under an id that commits to that.
+func TestRequeuedEditIsProvable(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, ada, bob := talked(t)
+		bob.stop()
+		id := ada.send(bob, "three")
+		settle(time.Minute)
+		w.notify(ada.user, wire.Notice{Kind: wire.NoticeUndeliverable, ID: id, Recipient: bob.user, Code: clearbox.CodeOutcomeUnknown})
+		settle(5 * time.Second)
+		ada.must(ada.brain.Edit(ctx, ada.ref(id), "three, edited"))
+		settle(time.Minute)
+		w.mu.Lock()
+		w.accounts[bob.user].devices[1].mail = nil // neither reached his server
+		delete(w.accounts[ada.user].sent, id)
+		w.mu.Unlock()
+		w.notify(ada.user, wire.Notice{Kind: wire.NoticeRequeue, ID: id, Recipient: bob.user})
+		settle(time.Minute)
+		bob.start()
+		settle(time.Minute)
+		want(t, "bob heard", bob.heard(ada), []string{"one", "two", "three, edited"})
+		m := bob.last(ada)
+		if m.Carried == (clearbox.MessageID{}) || !m.Provable() {
+			t.Errorf("%+v", m)
+		}
+		if s := ada.state(id); s != core.StateDelivered {
+			t.Errorf("the message is %s", s)
+		}
+		ada.stop()
+		bob.stop()
+	})
+}
+
 // TestDenials: contents whose ids do not commit to them are malformed, and messages
 // without a key, or under a strange id, are marked.
 func TestDenials(t *testing.T) {
