@@ -28,6 +28,9 @@ func within(t testing.TB, p *servertest.Person, id clearbox.GroupID) []string {
 		switch m.Kind {
 		case core.MessageText:
 			out = append(out, m.Text)
+			if m.Unproven() {
+				t.Errorf("%s cannot prove who wrote a message of the group", p.Name)
+			}
 		case core.MessageGroup:
 		default:
 			out = append(out, "("+string(m.Kind)+" "+string(m.Reason)+")")
