@@ -25,10 +25,13 @@ build: ## build bin/clearbox and bin/cbx
 demo: build ## two organisations on loopback: asking, talking through outages, a suspended peer, a bounce, a search for leaks
 	bin/clearbox demo --once
 
-test: ## all tests, with the race detector where a C compiler is
+test: ## all tests, with the race detector where a C compiler is, and the brain as WebAssembly where Node is
 	@if [ -z "$(RACE)" ]; then echo "make test: no C compiler found, running without the race detector"; fi
 	$(GO) test $(RACE) -shuffle=on -timeout 15m ./...
 	@for m in $(NESTED); do echo "== $$m"; (cd $$m && $(GO) test ./...) || exit 1; done
+	@if command -v node >/dev/null 2>&1; then $(MAKE) --no-print-directory wasm-test; \
+	elif [ -n "$$CI" ]; then echo "make test: no Node found, which the tests of the brain as WebAssembly need"; exit 1; \
+	else echo "make test: no Node found, the brain was not tested as WebAssembly"; fi
 
 check: ## vet (also for the browser), staticcheck, floors, tidy, formatting, generated files, every fuzz target for $(FUZZTIME)
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
@@ -67,7 +70,7 @@ wasm-size: ## size of the client brain as WebAssembly
 	@clients/web/wasm/size.sh
 
 wasm-test: ## the tests of the brain and its cryptography, as WebAssembly in Node
-	GOOS=js GOARCH=wasm $(GO) test -exec "$$($(GO) env GOROOT)/lib/wasm/go_js_wasm_exec" $(BROWSER)
+	GOOS=js GOARCH=wasm $(GO) test -vet=off -exec "$$($(GO) env GOROOT)/lib/wasm/go_js_wasm_exec" $(BROWSER)
 
 dist: ## the static binaries that the Dockerfile packs, in dist/
 	@mkdir -p dist

@@ -32,7 +32,7 @@ func (b *Brain) backUp(ctx context.Context, s *self, k *archiveKeys, st *archive
 		if err := b.renewChain(ctx, st); err != nil {
 			return err
 		}
-	} else if st.Next >= chainMost {
+	} else if st.Next >= b.most.chain {
 		if err := b.renewChain(ctx, st); err != nil {
 			return err
 		}

@@ -341,10 +341,11 @@ func TestExportImport(t *testing.T) {
 
 // TestArchiveBeginsAnew: a long chain is replaced by a short one, whole.
 func TestArchiveBeginsAnew(t *testing.T) {
-	heavy(t)
+	const most = 20
 	w, ada, bob := pair(t)
+	core.SetLimits(bob.brain, most)
 	key := bob.secured()
-	for range core.ChainMost + 2 {
+	for range most + 2 {
 		if err := core.FillTalk(ctx, bob.brain, ada.user, 1); err != nil {
 			t.Fatal(err)
 		}
@@ -361,7 +362,7 @@ func TestArchiveBeginsAnew(t *testing.T) {
 	if st := bob.backup(); st.Lost || st.Pending != 0 {
 		t.Errorf("%+v", st)
 	}
-	if _, out, err := bob.recovered(key); err != nil || out.Missing || out.Messages != core.ChainMost+2 {
+	if _, out, err := bob.recovered(key); err != nil || out.Missing || out.Messages != most+2 {
 		t.Errorf("%+v, %v", out, err)
 	}
 }

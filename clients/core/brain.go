@@ -34,6 +34,13 @@ type Options struct {
 	SyncOnly bool
 }
 
+// limits are a product's but in tests.
+type limits struct {
+	chain  uint64 // items of an archive, before it begins anew
+	sender uint32 // messages under one sender key
+	late   int    // changes of a conversation whose messages are not here
+}
+
 // Brain is one device of one account. Safe for concurrent use.
 type Brain struct {
 	vault   Vault
@@ -59,6 +66,7 @@ type Brain struct {
 	archiveMu sync.Mutex
 
 	preKeys  int          // one-time prekeys of a kind at the server; preKeyTarget but in tests
+	most     limits       // how far some things go
 	keysUsed atomic.Int64 // own prekeys used since they were last counted
 	keysLow  atomic.Bool  // the server said that it has few of them
 
@@ -94,6 +102,7 @@ func New(ctx context.Context, vault Vault, network Network, opts Options) (*Brai
 		checked:     map[string]time.Time{},
 		fleeting:    newFleeting(),
 		preKeys:     preKeyTarget,
+		most:        limits{chain: chainMost, sender: senderMessages, late: lateMost},
 		queueWake:   make(chan struct{}, 1),
 		receiptWake: make(chan struct{}, 1),
 		tasksWake:   make(chan struct{}, 1),

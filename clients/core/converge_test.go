@@ -20,9 +20,8 @@ import (
 // that die at any write. At the end both see the same, and each author's last
 // word stands.
 func TestChangesConverge(t *testing.T) {
-	heavy(t)
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue { // a run is long; ask for more by the flag
-		if err := f.Value.Set("25"); err != nil {
+		if err := f.Value.Set(fmt.Sprint(rounds(25, 2))); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -136,11 +136,10 @@ func (p *person) say(to *person, text string) {
 // Whatever happens: every message arrives, once, in order, and its sender
 // learns of it.
 func TestCrashAtEveryWrite(t *testing.T) {
-	heavy(t)
 	texts := []string{"one", "two"}
 	for _, victim := range []string{"ada", "bob"} {
 		for _, after := range []bool{false, true} {
-			for at := 1; ; at++ {
+			for at := 1; ; at += rounds(1, 11) {
 				crashed := false
 				synctest.Test(t, func(t *testing.T) {
 					_, ada, bob := pair(t)

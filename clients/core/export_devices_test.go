@@ -7,8 +7,9 @@ import (
 	"github.com/clearbox-im/clearbox"
 )
 
-// ChainMost is after how many items the archive begins anew.
-const ChainMost = chainMost
+// SetLimits gives b smaller limits than a product's: of an archive's items, messages
+// under one sender key, and changes that wait for their message.
+func SetLimits(b *Brain, n int) { b.most = limits{uint64(n), uint32(n), n} }
 
 // FillTalk puts n lines of both sides into the conversation with user.
 func FillTalk(ctx context.Context, b *Brain, user clearbox.UserID, n int) error {

@@ -65,7 +65,7 @@ func TestGroupAskingEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		ada.net.setAway(false)
-		settle(12 * time.Hour)
+		settle(4 * time.Hour)
 		got := bob.within(id)
 		slices.Sort(got)
 		want(t, "bob sees", got, []string{"<undecryptable no_session>", "ada: one"})

@@ -15,8 +15,7 @@ import (
 // something was written: each of them sees it once, in order of its sender, and
 // nobody else ever does.
 func TestGroupModel(t *testing.T) {
-	heavy(t)
-	for seed := range uint64(6) {
+	for seed := range uint64(rounds(6, 1)) {
 		synctest.Test(t, func(t *testing.T) {
 			random := rand.New(rand.NewPCG(seed, 1))
 			_, p := crew(t, "p0@a.test", "p1@b.test", "p2@c.test", "p3@a.test", "p4@b.test", "p5@c.test")
@@ -31,7 +30,7 @@ func TestGroupModel(t *testing.T) {
 				p[i].net.setAway(false)
 				away[i] = false
 			}
-			for step := range 60 {
+			for step := range rounds(60, 30) {
 				i := random.IntN(len(p))
 				switch what := random.IntN(10); {
 				case what < 5 && in[i] && !away[i]:

@@ -147,7 +147,7 @@ func (b *Brain) senderFor(tx Tx, s *self, g *group, to []audience) (*sender.Send
 			return nil, nil, err
 		}
 		gone := slices.ContainsFunc(own.Given, func(d givenTo) bool { _, ok := wanted[d]; return !ok })
-		if gone || key.Sent() >= senderMessages || !within(b.now(), own.Made, senderFor) {
+		if gone || key.Sent() >= b.most.sender || !within(b.now(), own.Made, senderFor) {
 			key = nil
 		}
 	}

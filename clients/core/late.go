@@ -30,11 +30,11 @@ func (b *Brain) keepLate(tx Tx, in ConversationID, target Ref, c *change) error 
 		return err
 	}
 	if before == nil {
-		waiting, err := tx.List(Range{Prefix: prefixLate + in.key() + "/", Limit: lateMost})
+		waiting, err := tx.List(Range{Prefix: prefixLate + in.key() + "/", Limit: b.most.late})
 		if err != nil {
 			return err
 		}
-		if len(waiting) == lateMost {
+		if len(waiting) >= b.most.late {
 			return b.ignored(tx)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 // model is two lists of texts: each side hears exactly the other's list.
 func TestModel(t *testing.T) {
 	if f := flag.Lookup("rapid.checks"); f.Value.String() == f.DefValue { // a run is long; ask for more by the flag
-		if err := f.Value.Set("30"); err != nil {
+		if err := f.Value.Set(fmt.Sprint(rounds(30, 3))); err != nil {
 			t.Fatal(err)
 		}
 	}

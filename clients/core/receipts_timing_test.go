@@ -3,6 +3,7 @@ package core_test
 import (
 	"fmt"
 	mathrand "math/rand/v2"
+	"runtime"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -27,14 +28,16 @@ type crossing struct {
 // watcher guesses; without the wait the watcher would know. With one
 // conversation at a time nothing of this helps, which docs/e2ee.md says.
 func TestThreat20ReceiptsTellLittleOfTheSender(t *testing.T) {
-	heavy(t)
-	const people, messages = 12, 240
+	people, messages := rounds(12, 6), rounds(240, 20)
 	guessed := map[string]float64{}
 	for name, delay := range map[string][2]time.Duration{"shipped": {}, "none": {1, 2}} {
 		synctest.Test(t, func(t *testing.T) { guessed[name] = guessSenders(t, people, messages, delay) })
 	}
 	t.Logf(`{"test":"receipts","people":%d,"messages":%d,"chance":%.3f,"guessed":%.3f,"guessed_without_delay":%.3f}`,
-		people, messages, 1.0/people, guessed["shipped"], guessed["none"])
+		people, messages, 1/float64(people), guessed["shipped"], guessed["none"])
+	if runtime.GOOS == "js" {
+		return // it did run; so few messages prove nothing of chances
+	}
 	if guessed["shipped"] > 0.5 {
 		t.Errorf("the sender was guessed for %.0f %% of the messages, more than half", 100*guessed["shipped"])
 	}

@@ -465,7 +465,9 @@ func TestKnockDeclined(t *testing.T) {
 		if s := ada.state(id); s != core.StateQueued || w.knocks != 1 {
 			t.Errorf("%s after %d knocks", s, w.knocks)
 		}
-		settle(15 * 24 * time.Hour)
+		settle(time.Hour)
+		asleep(15*24*time.Hour, ada, bob)
+		settle(time.Hour)
 		if w.knocks != 1 {
 			t.Errorf("%d knocks without a word", w.knocks)
 		}
@@ -617,7 +619,7 @@ func TestBlockByAddress(t *testing.T) {
 func TestCrashWhileAccepting(t *testing.T) {
 	for _, victim := range []string{"ada", "bob"} {
 		for _, after := range []bool{false, true} {
-			for at := 1; ; at++ {
+			for at := 1; ; at += rounds(1, 11) {
 				crashed := false
 				synctest.Test(t, func(t *testing.T) {
 					_, ada, bob := strangers(t)

@@ -24,12 +24,23 @@ var cryptoRandom io.Reader = rand.Reader
 
 var ctx = context.Background()
 
-// heavy leaves a long test out in a browser's engine, where it shows the same as
-// natively and takes many times as long.
-func heavy(t *testing.T) {
-	t.Helper()
+// rounds gives how often a long test does something: in a browser's engine, where
+// each time takes many times as long, few show that it works there as well.
+func rounds(all, few int) int {
 	if runtime.GOOS == "js" {
-		t.Skip("too long for WebAssembly")
+		return few
+	}
+	return all
+}
+
+// asleep lets d pass in which nobody runs.
+func asleep(d time.Duration, people ...*person) {
+	for _, p := range people {
+		p.stop()
+	}
+	settle(d)
+	for _, p := range people {
+		p.start()
 	}
 }
 
@@ -336,7 +347,7 @@ func TestMonthOffline(t *testing.T) {
 		bob.open()
 		bob.join()
 		var senders []*person
-		for i := range 20 {
+		for i := range rounds(20, 8) {
 			senders = append(senders, newPerson(t, w, fmt.Sprintf("p%d@a.test", i)).join())
 		}
 		each := *monthMessages
