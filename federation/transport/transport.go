@@ -88,6 +88,7 @@ type Courier struct {
 	entries map[clearbox.ServerName]*entry
 	paths   map[place]*path
 	sweepAt int // paths at which those that hold nothing are forgotten
+	asking  map[*asking]struct{}
 	closed  bool
 }
 
@@ -120,7 +121,7 @@ func New(opts Options) *Courier {
 		opts.Mode = ModeAuto
 	}
 	t := &Courier{
-		opts: opts, entries: map[clearbox.ServerName]*entry{}, paths: map[place]*path{}, sweepAt: keptPaths,
+		opts: opts, entries: map[clearbox.ServerName]*entry{}, paths: map[place]*path{}, sweepAt: keptPaths, asking: map[*asking]struct{}{},
 		h3: &http3.Transport{MaxResponseHeaderBytes: maxHeaderBytes, DisableCompression: true, Logger: slog.New(slog.DiscardHandler)},
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
@@ -189,6 +190,45 @@ func (t *Courier) Close() {
 	t.wg.Wait()
 	t.public.CloseIdleConnections()
 	t.private.CloseIdleConnections()
+	// Not idle to net/http is what it still dials and what a request has just left.
+	t.mu.Lock()
+	var left []*asking
+	for c := range t.asking {
+		left = append(left, c)
+	}
+	t.mu.Unlock()
+	for _, c := range left {
+		c.Close()
+	}
+}
+
+// asking is a connection of discovery.
+type asking struct {
+	net.Conn
+	t *Courier
+}
+
+func (c *asking) Close() error {
+	c.t.mu.Lock()
+	delete(c.t.asking, c)
+	c.t.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// ask notes a connection of discovery, unless the Courier is closed.
+func (t *Courier) ask(conn net.Conn) (net.Conn, error) {
+	c := &asking{conn, t}
+	t.mu.Lock()
+	closed := t.closed
+	if !closed {
+		t.asking[c] = struct{}{}
+	}
+	t.mu.Unlock()
+	if closed {
+		conn.Close()
+		return nil, net.ErrClosed
+	}
+	return c, nil
 }
 
 // through is the way of discovery, which asks web servers.
@@ -220,7 +260,11 @@ func (t *Courier) dialHost(ctx context.Context, addr string, allowPrivate bool) 
 	if err != nil {
 		return nil, err
 	}
-	return t.dialTCP(ctx, d)
+	conn, err := t.dialTCP(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	return t.ask(conn)
 }
 
 func (t *Courier) publicAddresses(ctx context.Context, host string) ([]netip.Addr, error) {

@@ -460,6 +460,32 @@ func (h *hole) Write(b []byte) (int, error) {
 	return h.Conn.Write(b)
 }
 
+// What discovery still waits for ends with the Courier, and no connection of it
+// is left, though net/http does not count it among the idle ones.
+func TestCloseEndsDiscovery(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t)
+		hold := make(chan struct{})
+		stop := n.serve("b.test", "b.test:443", 0, http.HandlerFunc(func(http.ResponseWriter, *http.Request) { <-hold }))
+		tr := n.transport()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			_, _ = tr.Endpoint(context.Background(), federation.Target{Server: "b.test", AllowPrivate: true})
+		}()
+		synctest.Wait()
+		tr.Close()
+		synctest.Wait()
+		select {
+		case <-ended:
+		default:
+			t.Error("discovery goes on")
+		}
+		close(hold)
+		stop()
+	})
+}
+
 func FuzzWellKnown(f *testing.F) {
 	f.Add([]byte(`{"base":"https://chat.b.test:8443"}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
