@@ -669,7 +669,7 @@ func TestGroupMailExpires(t *testing.T) {
 // have got it.
 func TestGroupMessageToADeadPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w, c := groupWorld(t, worldOptions{})
+		w, c := groupWorld(t, worldOptions{Options: delivery.Options{SweepEvery: time.Hour}})
 		alice, dave, erin := w.person("alice", 1), w.stranger(), w.stranger()
 		c.set(delivery.MemberActive, alice.user, dave, erin)
 		id := newID(t)

@@ -35,6 +35,7 @@ import (
 	"github.com/clearbox-im/clearbox/server"
 	"github.com/clearbox-im/clearbox/server/config"
 	"github.com/clearbox-im/clearbox/server/logging"
+	"github.com/clearbox-im/clearbox/storage/storagetest"
 )
 
 // World is a few homeservers that are peers of each other, and people.
@@ -216,11 +217,16 @@ func (w *World) addHouse(name clearbox.ServerName) *House {
 	c.Limits.DiskReserve = 0
 	c.Limits.AddressLoginsPerMinute, c.Limits.AddressRequestsPerSecond = 0, 0
 	h.Conf = c
-	for _, path := range []string{c.Keys.RootKeyFile, c.Keys.IdentityKeyFile} {
-		key, err := config.NewKeyFile(rand.Reader)
+	same := bytes.NewReader(bytes.Repeat([]byte("root"), 8)) // of all houses: their first files are made once
+	for path, random := range map[string]io.Reader{c.Keys.RootKeyFile: same, c.Keys.IdentityKeyFile: rand.Reader} {
+		key, err := config.NewKeyFile(random)
 		w.must(err)
 		w.must(os.WriteFile(path, key, 0o600))
 	}
+	root, err := config.ReadKey(c.Keys.RootKeyFile)
+	w.must(err)
+	w.must(os.MkdirAll(c.Server.DataDir, 0o700))
+	storagetest.Files(w.T, c.DatabasePath(), c.KeystorePath(), root[:])
 	w.certify(h)
 	w.houses[name] = h
 	h.Start()
