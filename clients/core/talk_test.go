@@ -308,6 +308,7 @@ func TestNotices(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w, ada, bob := pair(t)
 		ada.start()
+		settle(5 * time.Second) // the states of messages were asked for, and are again in a minute
 		slow, lost := ada.send(bob, "slow"), ada.send(bob, "lost")
 		settle(5 * time.Second)
 		w.notify(ada.user, wire.Notice{Kind: wire.NoticeDelayed, ID: slow, Recipient: bob.user, Code: clearbox.CodePeerUnreachable})
@@ -336,7 +337,7 @@ func TestNotices(t *testing.T) {
 	})
 }
 
-var monthMessages = flag.Int("month.messages", 25, "messages of each of 20 senders to a device that is away; R20 wants 250")
+var monthMessages = flag.Int("month.messages", 10, "messages of each of 20 senders to a device that is away; R20 wants 250")
 
 // TestMonthOffline is R20 of the reliability tests: a device is away for 29 days.
 func TestMonthOffline(t *testing.T) {
