@@ -108,8 +108,8 @@ func (a *app) groupLine(ctx context.Context, p *profile, g *core.Group) groupLin
 
 // alarms are the sentences for what is wrong with a group.
 var alarms = map[core.Alarm]string{
-	core.AlarmFork:    "ALARM: there are two histories of it; one of the servers shows different people different things. Its membership is frozen here",
-	core.AlarmForged:  "ALARM: a server brought a change that nobody may make. Its membership is frozen here",
+	core.AlarmFork:    "ALARM: there are two histories of it; one of the servers shows different people different things. Its membership is frozen here; cbx group create NAME --like GROUP goes on with the same people",
+	core.AlarmForged:  "ALARM: a server brought a change that nobody may make. Its membership is frozen here; cbx group create NAME --like GROUP goes on with the same people",
 	core.AlarmDeleted: "deleted by the administrators of its server",
 }
 
@@ -213,6 +213,12 @@ type groupCreate struct {
 	Name        string   `arg:"" help:"What it is called."`
 	People      []string `arg:"" optional:"" help:"Whom to invite: name@server, or the name alone at your own server."`
 	Description string   `help:"What it is for." placeholder:"TEXT"`
+	Like        string   `help:"Invite who is in another group, and take over its rules and what it is for." placeholder:"GROUP"`
+}
+
+// Help is the long help.
+func (groupCreate) Help() string {
+	return `With --like, the people of another group are invited by the keys that they have there: the way on from a group whose server is gone, or whose membership is frozen. Who is known by other keys by now is left out, and said.`
 }
 
 // Run makes a group and invites people to it.
@@ -221,6 +227,9 @@ func (c *groupCreate) Run(ctx context.Context, a *app) error {
 		people, err := p.people(ctx, c.People)
 		if err != nil {
 			return err
+		}
+		if c.Like != "" {
+			return c.like(ctx, a, p, people)
 		}
 		g, err := p.brain.CreateGroup(ctx, c.Name, c.Description)
 		if err != nil {
@@ -233,6 +242,47 @@ func (c *groupCreate) Run(ctx context.Context, a *app) error {
 		}
 		return a.changed(ctx, p, g.ID)
 	})
+}
+
+// like makes a group in place of another one. Somebody who cannot be invited keeps
+// nobody else out.
+func (c *groupCreate) like(ctx context.Context, a *app, p *profile, people []core.Contact) error {
+	old, err := p.groupNamed(ctx, c.Like)
+	if err != nil {
+		return err
+	}
+	me, err := p.brain.Profile()
+	if err != nil {
+		return err
+	}
+	if c.Description == "" {
+		c.Description = old.Description
+	}
+	g, err := p.brain.CreateGroup(ctx, c.Name, c.Description)
+	if err != nil {
+		return err
+	}
+	if err := p.brain.SetGroupPolicy(ctx, g.ID, func(policy *chain.Policy) { *policy = old.Policy }); err != nil {
+		return err
+	}
+	for _, who := range people {
+		old.Members = append(old.Members, core.GroupMember{User: who.User})
+	}
+	invited := map[clearbox.UserID]bool{me.User: true}
+	for _, m := range old.Members {
+		if m.User.IsZero() || invited[m.User] {
+			continue
+		}
+		invited[m.User] = true
+		var err error = clearbox.Errorf(clearbox.CodeIdentityChanged, "they are known by other keys than in that group")
+		if !m.Foreign {
+			err = p.brain.InviteToGroup(ctx, g.ID, m.User, m.Role >= chain.RoleAdmin)
+		}
+		if err != nil {
+			a.warn(string(clearbox.CodeOf(err)), p.memberName(ctx, m.User)+" was not invited: "+err.Error())
+		}
+	}
+	return a.changed(ctx, p, g.ID)
 }
 
 // people looks everybody up before anything is done.

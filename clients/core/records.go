@@ -55,6 +55,9 @@ import (
 //	conv/<conversation>         timer, mute, pins and draft of a conversation
 //	late/<conversation>/<...>   changes to messages that are not here yet
 //	event/<uuid>/<...>          what somebody did to lines that were shown, not shown yet
+//	reach/<order>/<uuid>        how far an own message to a group came with a member
+//	told/<number>               the last receipts, not shown yet
+//	again/<message id>          own messages that went to a member of a group again under that id
 //	gone/<time>/<order>         when messages disappear, with their conversation
 //	report/<uuid>/<message id>  messages of uuid that were reported from here
 //	drop/<object>               files whose messages were taken back, still at the own server
