@@ -238,3 +238,17 @@ func Backdate(ctx context.Context, b *Brain, target Ref, by time.Duration) error
 		return save(tx, key, m)
 	})
 }
+
+// SendKeyRequest asks a device for its sender key in a group, as somebody may whom
+// the server calls a member.
+func SendKeyRequest(ctx context.Context, b *Brain, in clearbox.GroupID, epoch uint64, to clearbox.UserID, d clearbox.DeviceID, ids ...clearbox.MessageID) error {
+	s, err := b.me()
+	if err != nil {
+		return err
+	}
+	err = b.vault.Update(ctx, func(tx Tx) error {
+		return b.enqueueInGroup(tx, s, &group{ID: in, Epoch: epoch}, d, &Content{Kind: KindKeyRequest, To: to, Unread: ids}, nil)
+	})
+	wake(b.queueWake)
+	return err
+}

@@ -75,3 +75,35 @@ func TestGroupAskingEnds(t *testing.T) {
 		stopAll(p...)
 	})
 }
+
+// TestGroupKeyForOtherKeys: whom a server shows in a member's place, under keys that
+// nobody invited, gets neither a sender key nor a message of the group.
+func TestGroupKeyForOtherKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, p := crew(t, "ada@a.test", "bob@b.test")
+		ada, bob := p[0], p[1]
+		id := circle(t, p...)
+		settle(time.Minute)
+		bob.stop()
+		secret := ada.tell(id, "for bob alone")
+		settle(time.Minute)
+		eve := w.impostor(t, bob)
+		eve.start()
+		eve.contact("ada@a.test")
+		before := len(ada.heard(bob))
+		if err := core.SendKeyRequest(ctx, eve.brain, id, ada.group(id).Epoch, ada.user, 1, secret); err != nil {
+			t.Fatal(err)
+		}
+		settle(time.Minute)
+		if got := ada.heard(bob); len(got) == before { // ada's device has read it: it says that the keys changed
+			t.Errorf("ada heard %q", got)
+		}
+		if n := eve.count("hear/"); n != 0 {
+			t.Errorf("the impostor has %d sender keys", n)
+		}
+		if got := eve.within(id); slices.Contains(got, "ada: for bob alone") {
+			t.Errorf("the impostor reads %q", got)
+		}
+		stopAll(ada, eve)
+	})
+}
