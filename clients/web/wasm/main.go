@@ -75,6 +75,7 @@ var parts = []any{
 	(*core.Brain).MarkRequestsShown,
 	(*core.Brain).MarkSeen,
 	(*core.Brain).MarkShown,
+	(*core.Brain).Members,
 	(*core.Brain).Message,
 	(*core.Brain).Messages,
 	(*core.Brain).Mute,
