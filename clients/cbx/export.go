@@ -156,6 +156,9 @@ func (c *importCommand) Run(ctx context.Context, a *app) error {
 	defer f.Close()
 	return a.with(ctx, func(p *profile) error {
 		n, err := p.brain.Import(ctx, bufio.NewReaderSize(f, 1<<20), func(hint []byte) ([]byte, error) { return c.unlock(ctx, a, hint) })
+		if clearbox.CodeOf(err) == clearbox.CodeBadCredentials {
+			return advise(err, "Give the passphrase, or the recovery key, that it was exported with.")
+		}
 		if err != nil {
 			return err
 		}

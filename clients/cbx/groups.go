@@ -140,6 +140,10 @@ func (a *app) group(ctx context.Context, p *profile, g *core.Group) {
 	a.say(line, "%s", text)
 }
 
+// shownGroupID is how much of a group's id stands for it where its name does not
+// tell.
+const shownGroupID = 8
+
 // groupNamed finds a group by its name, its id or the beginning of that.
 func (p *profile) groupNamed(ctx context.Context, name string) (core.Group, error) {
 	all, err := p.brain.Groups(ctx)
@@ -161,7 +165,11 @@ func (p *profile) groupNamed(ctx context.Context, name string) (core.Group, erro
 	case 1:
 		return found[0], nil
 	}
-	return core.Group{}, usage("%d groups are called %s: give the id, which cbx --json group shows", len(found), clean(name))
+	ids := make([]string, len(found))
+	for i := range found {
+		ids[i] = found[i].ID.String()[:shownGroupID]
+	}
+	return core.Group{}, usage("%d groups are called %s: say %s; cbx group show tells whose it is", len(found), clean(name), strings.Join(ids, " or "))
 }
 
 // inGroup runs something about a group that was named, with what the server has

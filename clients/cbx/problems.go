@@ -100,7 +100,7 @@ func exitCode(err error) int {
 	case errors.Is(err, vault.ErrLocked), errors.Is(err, vault.ErrWrongKey), errors.Is(err, vault.ErrRolledBack), errors.Is(err, vault.ErrVersion),
 		errors.Is(err, core.ErrVaultBroken), errors.As(err, &corrupt), errors.Is(err, vault.ErrAbsent):
 		return exitVault
-	case errors.Is(err, core.ErrLoginRequired), errors.Is(err, core.ErrNoAccount):
+	case errors.Is(err, core.ErrLoginRequired), errors.Is(err, core.ErrRemoved), errors.Is(err, core.ErrNoAccount):
 		return exitLogin
 	case errors.Is(err, core.ErrUnknownContact):
 		return exitNotFound
@@ -157,6 +157,8 @@ func hint(err error) string {
 		return "Run cbx --help, or cbx COMMAND --help."
 	case errors.Is(err, core.ErrLoginRequired):
 		return "cbx login begins a new session; nothing is lost."
+	case errors.Is(err, core.ErrRemoved):
+		return "What is here stays readable. cbx link --profile NAME, with a new name, makes this computer a device of the account again."
 	case errors.Is(err, core.ErrNoAccount), errors.Is(err, vault.ErrAbsent):
 		return "cbx join LINK makes an account with an invite link."
 	case errors.Is(err, vault.ErrLocked):

@@ -63,7 +63,10 @@ func (c *recoverSetup) handOver(ctx context.Context, a *app, text string) error 
 		}
 	}
 	if c.KeyOut != "" {
-		return writeNew(c.KeyOut, []byte(text+"\n"))
+		if err := writeNew(c.KeyOut, []byte(text+"\n")); err != nil {
+			return usage("the file for the recovery key cannot be made, and no key was: %s", err)
+		}
+		return nil
 	}
 	groups := strings.Split(text, "-")
 	fmt.Fprintf(a.stderr, "\nYour recovery key, which is not shown again. Write it down:\n\n    %s\n    %s\n\n", strings.Join(groups[:4], "-"), strings.Join(groups[4:], "-"))

@@ -11,7 +11,8 @@ import (
 )
 
 // errOtherNumber: two people do not see the same safety number.
-var errOtherNumber = clearbox.Errorf(clearbox.CodeIdentityChanged, "the numbers are NOT the same: somebody may be listening")
+var errOtherNumber = advise(clearbox.Errorf(clearbox.CodeIdentityChanged, "the numbers are NOT the same: somebody may be listening"),
+	"Nothing was marked. Compare once more, over a way on which you know them; until it is the same, write nothing that others must not read.")
 
 type verifyCommand struct {
 	Address string   `arg:"" help:"name@server."`
@@ -80,7 +81,11 @@ func (c *verifyCommand) same(ctx context.Context, a *app, number *keys.Fingerpri
 		}
 		return equal, nil
 	case len(c.Digits) > 0:
-		return strings.Join(strings.Fields(strings.Join(c.Digits, " ")), "") == number.Digits(), nil
+		typed, digits := strings.Join(strings.Fields(strings.Join(c.Digits, " ")), ""), number.Digits()
+		if len(typed) != len(digits) || strings.Trim(typed, "0123456789") != "" {
+			return false, usage("a safety number has %d digits, and nothing else but blanks", len(digits))
+		}
+		return typed == digits, nil
 	case !a.asker.interactive():
 		return false, usage("give what they see: their 60 digits, or --qr")
 	}

@@ -239,6 +239,9 @@ func (b *Brain) login(ctx context.Context, s *self, password string) error {
 	}}
 	var t wire.Tokens
 	if err := b.exchange(ctx, "POST", "/auth/login", "", body, &t); err != nil {
+		if clearbox.CodeOf(err) == clearbox.CodeNoDevice {
+			return ErrRemoved
+		}
 		return err
 	}
 	return b.registered(ctx, s, &t)

@@ -87,6 +87,9 @@ var (
 	ErrNoAccount = errors.New("there is no account in this profile")
 	// ErrLoginRequired: the session ended; Login makes a new one. Nothing queued is lost.
 	ErrLoginRequired = errors.New("the session has ended: log in again")
+	// ErrRemoved: the account's list has this device no more, and nothing logs it in
+	// again. What is in its vault stays.
+	ErrRemoved = clearbox.Errorf(clearbox.CodeNoDevice, "this device was removed from the account")
 	// ErrReplaced: the same device connected from somewhere else.
 	ErrReplaced = errors.New("this device is connected from another place")
 	// ErrUnknownContact: Lookup finds them first.

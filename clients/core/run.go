@@ -22,7 +22,7 @@ const (
 // Run keeps the brain connected until ctx ends: it receives, sends what is
 // queued, and tends keys. It reconnects by itself, with growing and jittered
 // pauses. It returns ctx's error, or one that waiting does not mend:
-// ErrNoAccount, ErrLoginRequired, ErrReplaced, ErrRunning, or
+// ErrNoAccount, ErrLoginRequired, ErrRemoved, ErrReplaced, ErrRunning, or
 // one that wraps ErrVaultBroken. All its goroutines have ended then.
 func (b *Brain) Run(ctx context.Context) error {
 	if err := b.begin(); err != nil {
@@ -77,7 +77,7 @@ func (b *Brain) beside(ctx context.Context, fn func(context.Context)) (stop func
 
 // lasting tells errors that trying again does not mend.
 func lasting(err error) bool {
-	for _, e := range []error{ErrNoAccount, ErrLoginRequired, ErrReplaced, ErrVaultBroken} {
+	for _, e := range []error{ErrNoAccount, ErrLoginRequired, ErrRemoved, ErrReplaced, ErrVaultBroken} {
 		if errors.Is(err, e) {
 			return true
 		}

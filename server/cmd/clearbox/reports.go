@@ -76,7 +76,7 @@ func (c *reportShow) Run(x *call) error {
 			x.printf("sent       %s\nfile       %t\nreason     %q\ntext       %q\n", when(r.Shown.Sent), r.Shown.File, r.Shown.Reason, r.Shown.Text)
 		}
 		if r.State == "open" {
-			x.printf("To close it: clearbox report close %d --upheld, or --dismissed%s\n", r.No, x.mention())
+			x.printf("To close it: clearbox report close %d%s --upheld, or --dismissed\n", r.No, x.mention())
 		}
 	})
 	return nil
