@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/rand"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -231,6 +232,9 @@ func refuseIdentity(err error) error {
 func refuseIntroduction(err error) error {
 	if private := (*transport.AddressError)(nil); errors.As(err, &private) {
 		return clearbox.Wrap(clearbox.CodeForbidden, private.Host+" has no public address; for two servers on one machine or in a private network accept with --allow-private", err)
+	}
+	if cert := (*tls.CertificateVerificationError)(nil); errors.As(err, &cert) {
+		return clearbox.Wrap(clearbox.CodePeerUnreachable, "the certificate that the other server shows is not valid or not known here; a private certificate authority is named in federation.ca_file", err)
 	}
 	switch clearbox.CodeOf(err) {
 	case clearbox.CodeInviteInvalid:

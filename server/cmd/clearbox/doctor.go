@@ -149,6 +149,12 @@ func (e *examination) tls() finding {
 	}
 	c := e.loaded.Config.TLS
 	next := "put the certificate and its key into " + c.CertFile + " and " + c.KeyFile + ", then: clearbox reload" + e.x.mention()
+	return checkCertificate(&c, hostOf(e.loaded.Config.PublicURL()), e.x.Now(), next)
+}
+
+// checkCertificate looks whether clients of host take the certificate at now.
+func checkCertificate(c *config.TLS, host string, now time.Time, next string) finding {
+	const name = "tls"
 	pair, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
 	if err != nil {
 		return bad(name, next, "%v", err)
@@ -157,13 +163,12 @@ func (e *examination) tls() finding {
 	if err != nil {
 		return bad(name, next, "%s: %v", c.CertFile, err)
 	}
-	host := hostOf(e.loaded.Config.PublicURL())
-	left := leaf.NotAfter.Sub(e.x.Now())
+	left := leaf.NotAfter.Sub(now)
 	day := leaf.NotAfter.UTC().Format("2006-01-02")
 	switch {
 	case left <= 0:
 		return bad(name, next, "the certificate has expired on %s", day)
-	case e.x.Now().Before(leaf.NotBefore):
+	case now.Before(leaf.NotBefore):
 		return bad(name, next, "the certificate is valid only from %s on", leaf.NotBefore.UTC().Format(time.RFC3339))
 	case leaf.VerifyHostname(host) != nil:
 		return bad(name, next, "the certificate is not for %s but for %s", host, strings.Join(leaf.DNSNames, " "))

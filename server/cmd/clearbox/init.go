@@ -71,6 +71,10 @@ func (c *initCommand) Run(x *call) error {
 		return nil
 	}
 	result.Checks = append(result.Checks, x.checkClock(), checkDisk(c.Dir, cfg.Limits.DiskReserve), checkBind(cfg.Listen.Addresses).soft())
+	if c.Cert != "" {
+		next := "put the certificate and its key into " + c.Cert + " and " + c.Key
+		result.Checks = append(result.Checks, checkCertificate(&cfg.TLS, hostOf(cfg.PublicURL()), x.Now(), next).soft())
+	}
 	if !c.SkipDNS {
 		u, err := url.Parse(cfg.PublicURL())
 		if err != nil {
