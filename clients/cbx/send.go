@@ -337,6 +337,9 @@ func (p *profile) away(ctx context.Context) (string, error) {
 	if err != nil || st.Online || st.Err == nil || errors.Is(st.Err, context.Canceled) {
 		return "", err
 	}
+	if errors.Is(st.Err, core.ErrLoginRequired) || errors.Is(st.Err, core.ErrRemoved) {
+		return "", nil // Run ends with it
+	}
 	if clearbox.CodeOf(st.Err) == clearbox.CodeUnavailable {
 		return st.Err.Error(), nil
 	}
