@@ -5,6 +5,8 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 
 	"github.com/clearbox-im/clearbox/crypto/curve"
 )
@@ -13,6 +15,7 @@ import (
 const (
 	MaxActiveDevices = 8   // devices of one account at a time
 	MaxDeviceEntries = 512 // devices that one account ever had
+	MaxFormer        = 32  // identities that one account had before its present one
 	MaxAccount       = 280 // bytes of uid@server
 	MaxTime          = 1<<53 - 1
 )
@@ -38,8 +41,18 @@ type DeviceList struct {
 	Version  int64  // 1 or higher; grows with each list
 	Identity curve.PublicKey
 	Root     ed25519.PublicKey
+	Former   []FormerIdentity // what Identity was before, the oldest first; only appended
 	Devices  []DeviceEntry
 	Issued   int64 // milliseconds since 1970
+}
+
+// FormerIdentity is an identity that an account has replaced. Endorsement is its
+// own word that the root is its account's: so whoever knows the account by that
+// identity alone, as a group does, can tell that the list is theirs.
+type FormerIdentity struct {
+	Identity    curve.PublicKey
+	Until       int64  // milliseconds since 1970, by the clock of the device that signed
+	Endorsement []byte // 64 bytes, XEdDSA by Identity over a label, the account and the root
 }
 
 // Errors of device lists.
@@ -108,9 +121,10 @@ func (l *DeviceList) NextID() uint8 {
 
 // Follows tells whether l may take the place of prev, a list that the caller
 // already trusts: same account, same root, a higher version (some may have been
-// missed), and the history of prev continued. Both must have come out of
-// ParseDeviceList. The identity may differ, since the root vouches for the new
-// one; what that means for a verified contact is the caller's decision.
+// missed), and the history of prev continued, that of its identities included.
+// Both must have come out of ParseDeviceList. The identity may differ, since the
+// root vouches for the new one and the old one endorsed the root; what that means
+// for a verified contact is the caller's decision.
 func (l *DeviceList) Follows(prev *DeviceList) error {
 	switch {
 	case l.Account != prev.Account:
@@ -129,7 +143,72 @@ func (l *DeviceList) Follows(prev *DeviceList) error {
 			return ErrHistory
 		}
 	}
+	return l.followsIdentity(prev)
+}
+
+// followsIdentity tells whether the identities of l continue those of prev.
+func (l *DeviceList) followsIdentity(prev *DeviceList) error {
+	if len(l.Former) < len(prev.Former) {
+		return ErrHistory
+	}
+	for i, was := range prev.Former {
+		if is := l.Former[i]; is.Identity != was.Identity || is.Until != was.Until || !bytes.Equal(is.Endorsement, was.Endorsement) {
+			return ErrHistory
+		}
+	}
+	more := l.Former[len(prev.Former):]
+	if l.Identity == prev.Identity && len(more) == 0 || len(more) > 0 && more[0].Identity == prev.Identity {
+		return nil
+	}
+	return ErrHistory
+}
+
+// Renew makes identity the account's, in place of the one whose private key is
+// old, as of now in milliseconds. The caller raises the version and signs. It is an
+// error that wraps ErrDeviceList where old is not the present identity, or there
+// were too many; randomness that fails is the only other one.
+func (l *DeviceList) Renew(random io.Reader, old *curve.PrivateKey, identity curve.PublicKey, now int64) error {
+	if old.Public() != l.Identity {
+		return refuse("the identity to be replaced is another one")
+	}
+	if len(l.Former) >= MaxFormer {
+		return refuse("an account replaces its identity %d times at most", MaxFormer)
+	}
+	endorsement, err := old.Sign(random, endorsed(l.Account, l.Root))
+	if err != nil {
+		return fmt.Errorf("keys: endorse the root: %w", err)
+	}
+	l.Former = append(slices.Clip(l.Former), FormerIdentity{Identity: old.Public(), Until: now, Endorsement: endorsement})
+	l.Identity = identity
 	return nil
+}
+
+// endorsed is what an identity signs when it is replaced.
+func endorsed(account string, root ed25519.PublicKey) []byte {
+	m := make([]byte, 0, len(endorsementLabel)+len(account)+1+len(root))
+	m = append(append(m, endorsementLabel...), account...)
+	return append(append(m, 0), root...)
+}
+
+// Vouches tells whether identity, 33 bytes, is or was the account's.
+func (l *DeviceList) Vouches(identity []byte) bool {
+	k, err := curve.ParsePublicKey(identity)
+	if err != nil {
+		return false
+	}
+	_, former := l.Replaced(k)
+	return former || k == l.Identity
+}
+
+// Replaced tells whether identity was the account's and is not any more, and
+// until when, in milliseconds since 1970.
+func (l *DeviceList) Replaced(identity curve.PublicKey) (until int64, ok bool) {
+	for _, f := range l.Former {
+		if f.Identity == identity {
+			return f.Until, true
+		}
+	}
+	return 0, false
 }
 
 // SafetyID is the identifier of this account for SafetyNumber: its service id
@@ -161,6 +240,9 @@ func (l *DeviceList) check() error {
 	if len(l.Devices) < 1 || len(l.Devices) > MaxDeviceEntries {
 		return refuse("%d devices in its history", len(l.Devices))
 	}
+	if err := l.checkFormer(); err != nil {
+		return err
+	}
 	var active [MaxDevice + 1]bool
 	count := 0
 	seen := make(map[string]bool, len(l.Devices))
@@ -191,6 +273,30 @@ func (l *DeviceList) check() error {
 	}
 	if count > MaxActiveDevices {
 		return refuse("%d active devices", count)
+	}
+	return nil
+}
+
+// checkFormer holds the identities before the present one.
+func (l *DeviceList) checkFormer() error {
+	if len(l.Former) > MaxFormer {
+		return refuse("%d former identities", len(l.Former))
+	}
+	seen := map[curve.PublicKey]bool{l.Identity: true}
+	for i, f := range l.Former {
+		if err := f.Identity.CheckBase(); err != nil {
+			return fmt.Errorf("%w: former identity %d: %w", ErrDeviceList, i, err)
+		}
+		if seen[f.Identity] {
+			return refuse("former identity %d: it is named twice", i)
+		}
+		seen[f.Identity] = true
+		if f.Until < 1 || f.Until > MaxTime {
+			return refuse("former identity %d: time out of range", i)
+		}
+		if !curve.Verify(f.Identity, endorsed(l.Account, l.Root), f.Endorsement) {
+			return refuse("former identity %d: it did not endorse the root", i)
+		}
 	}
 	return nil
 }

@@ -73,6 +73,51 @@ func TestDeviceListWireForm(t *testing.T) {
 	}
 }
 
+// renew replaces the identity of that name.
+func renew(t testing.TB, l *keys.DeviceList, old, next string) {
+	t.Helper()
+	if err := l.Renew(chance("endorse "+old), identity(t, old), identity(t, next).Public(), morning+700); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRenewedListWireForm(t *testing.T) {
+	l, root := newList(t)
+	before, _ := newList(t)
+	renew(t, l, "list identity", "renewed")
+	if len(before.Former) != 0 || before.Identity == l.Identity {
+		t.Fatal("the list before changed, or nothing did")
+	}
+	signed := mustSign(t, l, root)
+	golden(t, "device_list_renewed.bin", signed)
+	got, err := keys.ParseDeviceList(signed)
+	if err != nil || !reflect.DeepEqual(got, l) {
+		t.Fatalf("read back as %+v, %v", got, err)
+	}
+	for _, known := range []curve.PublicKey{before.Identity, l.Identity} {
+		if !got.Vouches(known.Bytes()) {
+			t.Error("an identity of the account is not vouched for")
+		}
+	}
+	if got.Vouches(identity(t, "other").Public().Bytes()) || got.Vouches(nil) {
+		t.Error("another identity is vouched for")
+	}
+	if until, ok := got.Replaced(before.Identity); !ok || until != morning+700 {
+		t.Errorf("replaced at %d, %v", until, ok)
+	}
+	if _, ok := got.Replaced(l.Identity); ok {
+		t.Error("the present identity is said to be replaced")
+	}
+	for n := range len(signed) {
+		if _, err := keys.ParseDeviceList(signed[:n]); !errors.Is(err, keys.ErrDeviceList) {
+			t.Fatalf("the first %d bytes: %v", n, err)
+		}
+	}
+	if err := l.Renew(chance("x"), identity(t, "list identity"), identity(t, "y").Public(), morning); !errors.Is(err, keys.ErrDeviceList) {
+		t.Errorf("renewed by an identity that is not the present one: %v", err)
+	}
+}
+
 func TestLargestDeviceList(t *testing.T) {
 	l, root := newList(t)
 	l.Account = strings.Repeat("a", keys.MaxAccount-2) + "@b"
@@ -83,6 +128,14 @@ func TestLargestDeviceList(t *testing.T) {
 			removed = 0
 		}
 		l.Devices = append(l.Devices, entry(t, uint8(i%keys.MaxDevice)+1, fmt.Sprint("device ", i), removed))
+	}
+	l.Identity = identity(t, "identity 0").Public()
+	for i := range keys.MaxFormer {
+		renew(t, l, fmt.Sprint("identity ", i), fmt.Sprint("identity ", i+1))
+	}
+	last := fmt.Sprint("identity ", keys.MaxFormer)
+	if err := l.Renew(chance("x"), identity(t, last), identity(t, "one more").Public(), morning); !errors.Is(err, keys.ErrDeviceList) {
+		t.Errorf("one identity more: %v", err)
 	}
 	signed := mustSign(t, l, root)
 	if len(signed) != keys.MaxDeviceListSize {
@@ -129,6 +182,28 @@ func TestDeviceListRules(t *testing.T) {
 		{"removed in the far future", func(t *testing.T, l *keys.DeviceList) { l.Devices[0].Removed = 1 << 53 }},
 		{"two active devices of one id", func(t *testing.T, l *keys.DeviceList) { l.Devices[2].ID = 1 }},
 		{"one key twice", func(t *testing.T, l *keys.DeviceList) { l.Devices[2].Key = l.Devices[1].Key }},
+		{"a former identity that is the present one", func(t *testing.T, l *keys.DeviceList) {
+			renew(t, l, "list identity", "renewed")
+			l.Identity = l.Former[0].Identity
+		}},
+		{"a former identity twice", func(t *testing.T, l *keys.DeviceList) {
+			renew(t, l, "list identity", "renewed")
+			l.Former = append(l.Former, l.Former[0])
+		}},
+		{"an endorsement by another identity", func(t *testing.T, l *keys.DeviceList) {
+			renew(t, l, "list identity", "renewed")
+			l.Former[0].Identity = identity(t, "other").Public()
+		}},
+		{"an endorsement of another root", func(t *testing.T, l *keys.DeviceList) {
+			other := *l
+			other.Root = public(signingKey(t, "another root"))
+			renew(t, &other, "list identity", "renewed")
+			l.Identity, l.Former = other.Identity, other.Former
+		}},
+		{"a former identity of no time", func(t *testing.T, l *keys.DeviceList) {
+			renew(t, l, "list identity", "renewed")
+			l.Former[0].Until = 0
+		}},
 		{"root as a device", func(t *testing.T, l *keys.DeviceList) { l.Devices[2].Key = l.Root }},
 		{"nine active devices", func(t *testing.T, l *keys.DeviceList) {
 			for id := uint8(4); id <= 10; id++ {
@@ -179,9 +254,13 @@ func TestDeviceListBytes(t *testing.T) {
 		}
 	}
 	for name, bad := range map[string][]byte{
-		"a byte more":    append(bytes.Clone(good), 0),
-		"format 0":       append([]byte{0}, good[1:]...),
-		"format 2":       append([]byte{2}, good[1:]...),
+		"a byte more": append(bytes.Clone(good), 0),
+		"format 0":    append([]byte{0}, good[1:]...),
+		"format 3":    append([]byte{3}, good[1:]...),
+		"format 2 without a former identity": func() []byte {
+			b := append([]byte{2}, good[1:body]...)
+			return append(append(b, 0), good[body:]...)
+		}(),
 		"over the limit": make([]byte, keys.MaxDeviceListSize+1),
 		"many entries": func() []byte {
 			b := bytes.Clone(good)
@@ -219,7 +298,16 @@ func TestDeviceListFollows(t *testing.T) {
 		{"a device added", func(t *testing.T, l *keys.DeviceList) { l.Devices = append(l.Devices, entry(t, 4, "new", 0)) }, nil},
 		{"a device removed", func(t *testing.T, l *keys.DeviceList) { l.Devices[2].Removed = morning + 900 }, nil},
 		{"an id given again", func(t *testing.T, l *keys.DeviceList) { l.Devices = append(l.Devices, entry(t, 2, "new", 0)) }, nil},
-		{"identity rotated", func(t *testing.T, l *keys.DeviceList) { l.Identity = identity(t, "rotated").Public() }, nil},
+		{"identity renewed", func(t *testing.T, l *keys.DeviceList) { renew(t, l, "list identity", "renewed") }, nil},
+		{"identity renewed twice", func(t *testing.T, l *keys.DeviceList) {
+			renew(t, l, "list identity", "renewed")
+			renew(t, l, "renewed", "again")
+		}, nil},
+		{"identity replaced without a word", func(t *testing.T, l *keys.DeviceList) { l.Identity = identity(t, "renewed").Public() }, keys.ErrHistory},
+		{"another identity renewed", func(t *testing.T, l *keys.DeviceList) {
+			l.Identity = identity(t, "other").Public()
+			renew(t, l, "other", "renewed")
+		}, keys.ErrHistory},
 		{"same version", func(t *testing.T, l *keys.DeviceList) { l.Version = 3 }, keys.ErrVersionNotNewer},
 		{"older version", func(t *testing.T, l *keys.DeviceList) { l.Version = 2 }, keys.ErrVersionNotNewer},
 		{"another account", func(t *testing.T, l *keys.DeviceList) { l.Account = "b@b.test" }, keys.ErrOtherAccount},
@@ -274,6 +362,8 @@ func FuzzParseDeviceList(f *testing.F) {
 	good := mustSign(f, l, root)
 	f.Add(good)
 	f.Add(good[:len(good)-64])
+	renew(f, l, "list identity", "renewed")
+	f.Add(mustSign(f, l, root))
 	f.Add([]byte{1})
 	f.Add([]byte{1, 0xff, 0xff})
 	f.Fuzz(func(t *testing.T, b []byte) {
