@@ -2,7 +2,9 @@ package api
 
 import (
 	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -35,6 +37,19 @@ func keyStatusOut(s directory.Status) wire.KeyStatus {
 	return wire.KeyStatus{OneTime: s.OneTime, OneTimeKEM: s.KEM, Low: s.Low, Max: wire.MaxPreKeys}
 }
 
+func standingKeys(c *call) error {
+	all, err := c.api.parts.Directory.StandingKeys(c.ctx(), c.who)
+	if err != nil {
+		return err
+	}
+	out := wire.StandingKeys{Devices: make([]wire.StandingKey, 0, len(all))}
+	for _, id := range slices.Sorted(maps.Keys(all)) {
+		k := all[id]
+		out.Devices = append(out.Devices, wire.StandingKey{Device: id, Signed: preKeyOut(*k.Signed), KEM: preKeyOut(*k.LastResort)})
+	}
+	return c.reply(http.StatusOK, out)
+}
+
 func claimKeys(c *call) error {
 	var in wire.KeyClaim
 	if err := c.body(&in); err != nil {
@@ -65,7 +80,14 @@ func claimKeys(c *call) error {
 }
 
 func lookup(c *call) error {
-	acc, err := c.api.parts.Directory.Lookup(c.ctx(), c.who, c.param("id"))
+	if err := c.knownQuery("version"); err != nil {
+		return err
+	}
+	version, err := c.queryInt("version", 1, 1<<53-1)
+	if err != nil {
+		return err
+	}
+	acc, err := c.api.parts.Directory.LookupAtLeast(c.ctx(), c.who, c.param("id"), version)
 	if err != nil {
 		return err
 	}

@@ -106,6 +106,7 @@ func operations() []operation {
 		{get, "/devices/link/{id}/new", device, 0, hearNew, nil},
 		{put, "/keys", device, keys, uploadKeys, nil},
 		{get, "/keys/status", device, 0, keyStatus, nil},
+		{get, "/keys/standing", device, 0, standingKeys, nil},
 		{post, "/keys/claim", people, small, claimKeys, nil},
 		{get, "/users/{id}", people, 0, lookup, myself},
 

@@ -81,6 +81,34 @@ func (s *Service) KeyStatus(ctx context.Context, p auth.Principal) (st Status, e
 	return st, err
 }
 
+// StandingKeys gives the public signed and last-resort prekeys of all devices of
+// the caller's account, by device: what a new identity has to sign anew.
+func (s *Service) StandingKeys(ctx context.Context, p auth.Principal) (map[clearbox.DeviceID]Keys, error) {
+	if err := mustHaveDevice(p); err != nil {
+		return nil, err
+	}
+	var out map[clearbox.DeviceID]Keys
+	err := s.store.View(ctx, func(tx *storage.Tx) error {
+		out = make(map[clearbox.DeviceID]Keys)
+		all, err := tx.Devices(p.UserNo)
+		if err != nil {
+			return err
+		}
+		for _, d := range all {
+			signed, last, _, err := tx.SignedPreKeys(d.No)
+			if err != nil {
+				return err
+			}
+			out[d.ID] = Keys{Signed: (*PreKey)(&signed), LastResort: (*PreKey)(&last)}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("read prekeys: %w", err)
+	}
+	return out, nil
+}
+
 func status(tx *storage.Tx, deviceNo int64) (Status, error) {
 	ec, kem, err := tx.PreKeyCounts(deviceNo)
 	return Status{OneTime: ec, KEM: kem, Low: ec <= LowWater || kem <= LowWater}, err

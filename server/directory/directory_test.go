@@ -254,11 +254,20 @@ func TestPublishListRefuses(t *testing.T) {
 			bob.List.Devices = bob.List.Devices[1:]
 			u.Signed = bob.Signed()
 		}, clearbox.CodeBadRequest},
-		{"with another identity", func(w *world, bob *authtest.Person, u *directory.ListUpdate) {
+		{"with another identity that nothing says of", func(w *world, bob *authtest.Person, u *directory.ListUpdate) {
 			bob.Identity = w.Person("eve").Identity
 			bob.List.Identity = bob.Identity.Public()
+			u.Signed, u.Keys[1], u.Keys[2] = bob.Signed(), bob.Keys(1), bob.Keys(1)
+		}, clearbox.CodeBadRequest},
+		{"with a new identity and old keys", func(_ *world, bob *authtest.Person, u *directory.ListUpdate) {
+			u.Keys[1] = bob.Keys(1)
+			bob.Renew()
 			u.Signed, u.Keys[2] = bob.Signed(), bob.Keys(1)
-		}, clearbox.CodeNotImplemented},
+		}, clearbox.CodeBadSignature},
+		{"with a new identity and a device without keys", func(_ *world, bob *authtest.Person, u *directory.ListUpdate) {
+			bob.Renew()
+			u.Signed, u.Keys[2] = bob.Signed(), bob.Keys(1)
+		}, clearbox.CodeBadRequest},
 		{"adding without keys", func(_ *world, _ *authtest.Person, u *directory.ListUpdate) { u.Keys = nil }, clearbox.CodeBadRequest},
 		{"keys for a device it does not add", func(_ *world, bob *authtest.Person, u *directory.ListUpdate) { u.Keys[3] = bob.Keys(1) }, clearbox.CodeBadRequest},
 		{"keys for a device that is there", func(_ *world, bob *authtest.Person, u *directory.ListUpdate) { u.Keys[1] = bob.Keys(1) }, clearbox.CodeBadRequest},
@@ -285,6 +294,50 @@ func TestPublishListRefuses(t *testing.T) {
 				t.Fatalf("something changed: %+v, %v", own, err)
 			}
 		})
+	}
+}
+
+// TestRenewedIdentity: with a new identity, prekeys that it signed take the place
+// of all that devices have here, also of those that are away, and those are told
+// that they have none left to be used once.
+func TestRenewedIdentity(t *testing.T) {
+	w := newWorld(t, directory.Options{})
+	bob, p := w.join("bob")
+	_, alice := w.join("alice")
+	bob.AddDevice(2)
+	_, err := w.dir.PublishList(t.Context(), p, directory.ListUpdate{Signed: bob.Signed(), Keys: map[clearbox.DeviceID]directory.Keys{2: bob.Keys(3)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	standing, err := w.dir.StandingKeys(t.Context(), p)
+	if err != nil || len(standing) != 2 || standing[2].Signed == nil || standing[2].LastResort == nil || len(standing[2].OneTime) != 0 {
+		t.Fatalf("%+v, %v", standing, err)
+	}
+	var low []int64
+	w.dir.OnLow(func(no int64) { low = append(low, no) })
+	bob.Renew()
+	away := bob.Resign(standing[2])
+	_, err = w.dir.PublishList(t.Context(), p, directory.ListUpdate{Signed: bob.Signed(), Keys: map[clearbox.DeviceID]directory.Keys{1: bob.Keys(2), 2: away}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(low) != 2 {
+		t.Errorf("told of few keys: %v", low)
+	}
+	bundles, err := w.dir.ClaimKeys(t.Context(), alice, "1", bob.User, nil, nil)
+	if err != nil || len(bundles) != 2 {
+		t.Fatalf("%v, %v", ids(bundles), err)
+	}
+	for i := range bundles {
+		if err := bundles[i].Check(bob.Identity.Public()); err != nil {
+			t.Errorf("device %d: %v", bundles[i].Device, err)
+		}
+		if (bundles[i].OneTime != nil) != (bundles[i].Device == 1) {
+			t.Errorf("device %d has one-time keys: %v", bundles[i].Device, bundles[i].OneTime != nil)
+		}
+		if bundles[i].Device == 2 && !bytes.Equal(bundles[i].KEM.Public, standing[2].LastResort.Public) {
+			t.Error("the last-resort key of the device that is away is another one")
+		}
 	}
 }
 

@@ -76,12 +76,13 @@ func (s *Service) Devices(ctx context.Context, p auth.Principal) (Own, error) {
 
 // PublishList replaces the caller's device list. The new one must verify and
 // follow the one before. Devices that it removes lose mail, keys and sessions,
-// those that it adds get their keys, in one transaction. The same list again is
-// no error. The caller needs no device: the list is signed by the root key.
+// those that it adds get their keys, in one transaction. Where the identity is a
+// new one, keys come for every device, which take the place of all that are here.
+// The same list again is no error. The caller needs no device: the list is signed
+// by the root key.
 //
 // Errors: bad_signature (list or prekey, or another root key), conflict (not
-// newer than the list here), bad_request with the field, not_implemented for
-// another identity.
+// newer than the list here), bad_request with the field.
 func (s *Service) PublishList(ctx context.Context, p auth.Principal, u ListUpdate) (Account, error) {
 	bucket := deviceBucket(p)
 	if !p.HasDevice() { // somebody recovers the account: what counts is the root key
@@ -103,26 +104,35 @@ func (s *Service) PublishList(ctx context.Context, p auth.Principal, u ListUpdat
 		}
 	}
 	var a Account
-	var ended auth.Revoked
+	var done replaced
 	err = s.store.Update(ctx, func(tx *storage.Tx) (err error) {
-		ended = auth.Revoked{}
+		done = replaced{}
 		user, err := tx.UserByNo(p.UserNo)
 		if err != nil {
 			return err
 		}
 		if string(user.DeviceList) != string(u.Signed) {
-			if ended.Sessions, err = s.replaceList(tx, &user, next, u); err != nil {
+			if done, err = s.replaceList(tx, &user, next, u); err != nil {
 				return err
 			}
 		}
 		a, err = s.account(tx, user)
 		return err
 	})
-	s.auth.Settle(ended, err)
+	s.auth.Settle(auth.Revoked{Sessions: done.ended}, err)
 	if err != nil {
 		return Account{}, fmt.Errorf("publish a device list: %w", err)
 	}
+	for _, no := range done.low {
+		s.low(no)
+	}
 	return a, nil
+}
+
+// replaced is what a new list led to.
+type replaced struct {
+	ended []string // sessions
+	low   []int64  // devices that have no one-time keys left, since they were another identity's
 }
 
 func refuseList(code clearbox.Code, text string, cause error) error {
@@ -130,37 +140,36 @@ func refuseList(code clearbox.Code, text string, cause error) error {
 }
 
 // replaceList makes the devices of user what next says, within a transaction.
-func (s *Service) replaceList(tx *storage.Tx, user *storage.User, next *keys.DeviceList, u ListUpdate) (ended []string, err error) {
+func (s *Service) replaceList(tx *storage.Tx, user *storage.User, next *keys.DeviceList, u ListUpdate) (done replaced, err error) {
 	prev, err := s.lists.read(user.DeviceList, clearbox.UserID{UID: user.UID, Server: s.server})
 	if err != nil {
-		return nil, fmt.Errorf("a stored device list: %w", err)
+		return done, fmt.Errorf("a stored device list: %w", err)
 	}
-	switch err := next.Follows(prev); {
-	case errors.Is(err, keys.ErrVersionNotNewer):
-		return nil, refuseList(clearbox.CodeConflict, "a newer device list is here already; fetch it and begin from it", err)
-	case errors.Is(err, keys.ErrOtherRoot):
-		return nil, refuseList(clearbox.CodeBadSignature, "the device list is signed by another root key", err)
-	case err != nil:
-		return nil, refuseList(clearbox.CodeBadRequest, "the device list does not continue the one here", err)
+	if err := follows(next, prev); err != nil {
+		return done, err
 	}
-	if next.Identity != prev.Identity {
-		return nil, refuseList(clearbox.CodeNotImplemented, "a new identity comes with a later release", nil)
-	}
+	renewed := next.Identity != prev.Identity
 	have, err := tx.Devices(user.No)
 	if err != nil {
-		return nil, err
+		return done, err
 	}
 	stays := make(map[clearbox.DeviceID]bool)
 	for _, d := range have {
-		if lists(next, d) {
-			stays[d.ID] = true
+		if !lists(next, d) {
+			sessions, err := tx.RemoveDevice(user.No, d.ID)
+			if err != nil {
+				return done, err
+			}
+			done.ended = append(done.ended, sessions...)
 			continue
 		}
-		sessions, err := tx.RemoveDevice(user.No, d.ID)
-		if err != nil {
-			return nil, err
+		stays[d.ID] = true
+		if renewed {
+			if err := renewKeys(tx, d, u); err != nil {
+				return done, err
+			}
+			done.low = append(done.low, d.No)
 		}
-		ended = append(ended, sessions...)
 	}
 	added := 0
 	for i, e := range next.Devices {
@@ -169,18 +178,44 @@ func (s *Service) replaceList(tx *storage.Tx, user *storage.User, next *keys.Dev
 		case e.Removed != 0 || stays[id]:
 			continue
 		case i < len(prev.Devices):
-			return nil, refuseList(clearbox.CodeBadRequest, fmt.Sprintf("device %d was removed here; the list must say so", id), nil)
+			return done, refuseList(clearbox.CodeBadRequest, fmt.Sprintf("device %d was removed here; the list must say so", id), nil)
 		}
 		if err := addDevice(tx, user.No, e, u); err != nil {
-			return nil, err
+			return done, err
 		}
 		added++
 	}
-	if added != len(u.Keys) {
-		return nil, refuseList(clearbox.CodeBadRequest, "keys come for devices that the list adds and for no others", nil)
+	if added+len(done.low) != len(u.Keys) {
+		return done, refuseList(clearbox.CodeBadRequest, "keys come for devices that the list adds and for no others", nil)
 	}
 	user.DeviceList, user.DevicesVersion = u.Signed, next.Version
-	return ended, tx.SetDeviceList(user.No, u.Signed, next.Version)
+	return done, tx.SetDeviceList(user.No, u.Signed, next.Version)
+}
+
+// follows tells a client why its list does not take the place of the one here.
+func follows(next, prev *keys.DeviceList) error {
+	switch err := next.Follows(prev); {
+	case errors.Is(err, keys.ErrVersionNotNewer):
+		return refuseList(clearbox.CodeConflict, "a newer device list is here already; fetch it and begin from it", err)
+	case errors.Is(err, keys.ErrOtherRoot):
+		return refuseList(clearbox.CodeBadSignature, "the device list is signed by another root key", err)
+	case err != nil:
+		return refuseList(clearbox.CodeBadRequest, "the device list does not continue the one here", err)
+	}
+	return nil
+}
+
+// renewKeys puts keys that the new identity signed in place of all that a device
+// has here.
+func renewKeys(tx *storage.Tx, d storage.DeviceRecord, u ListUpdate) error {
+	k, ok := u.Keys[d.ID]
+	if !ok {
+		return &clearbox.Error{Code: clearbox.CodeBadRequest, Text: "with a new identity every device needs prekeys that it signed", Field: fmt.Sprintf("/keys/%d", d.ID)}
+	}
+	if err := tx.ClearOneTimePreKeys(d.No); err != nil {
+		return err
+	}
+	return k.Store(tx, d.No)
 }
 
 // lists tells whether d is an active device of l.

@@ -122,8 +122,14 @@ func (s *Service) accept(ctx context.Context, a RemoteAccount) (Account, error) 
 			return err
 		}
 		if err == nil {
-			if err := s.follow(&now, before, a, list); err != nil {
+			renewed, err := s.follow(&now, before, a, list)
+			if err != nil {
 				return err
+			}
+			if renewed {
+				if err := dropAhead(tx, a.User); err != nil {
+					return err
+				}
 			}
 		}
 		return tx.PutRemoteUser(&now)
@@ -134,31 +140,40 @@ func (s *Service) accept(ctx context.Context, a RemoteAccount) (Account, error) 
 	return remoteAccount(now)
 }
 
-// follow compares with what is cached.
-func (s *Service) follow(now *storage.RemoteUser, before storage.RemoteUser, a RemoteAccount, list *keys.DeviceList) error {
+// follow compares with what is cached, and tells whether the identity is a new one.
+func (s *Service) follow(now *storage.RemoteUser, before storage.RemoteUser, a RemoteAccount, list *keys.DeviceList) (renewed bool, err error) {
 	if now.Handle == "" {
 		now.Handle = before.Handle
 	}
 	old, err := remoteAccount(before)
 	if err != nil {
-		return err
+		return false, err
 	}
 	known, err := s.lists.read(old.DeviceList, a.User)
 	if err != nil {
-		return fmt.Errorf("a cached device list: %w", err)
+		return false, fmt.Errorf("a cached device list: %w", err)
 	}
 	switch {
 	case string(old.DeviceList) == string(a.DeviceList):
-		return nil
+		return false, nil
 	case list.Version < known.Version && known.Follows(list) == nil:
 		now.DeviceList, now.Version = before.DeviceList, before.Version
-		return nil
+		return false, nil
 	}
 	if err := list.Follows(known); err != nil {
 		s.o.Log.Warn("remote device list refused", "peer", string(a.User.Server), "code", clearbox.CodeIdentityChanged)
-		return clearbox.Wrap(clearbox.CodeIdentityChanged, "the keys of this person do not continue those known here", err)
+		return false, clearbox.Wrap(clearbox.CodeIdentityChanged, "the keys of this person do not continue those known here", err)
 	}
-	return nil
+	return list.Identity != known.Identity, nil
+}
+
+// dropAhead has keys fetched anew that were another identity's.
+func dropAhead(tx *storage.Tx, user clearbox.UserID) error {
+	err := tx.PostponeKeysAhead(user, tx.Now())
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil
+	}
+	return err
 }
 
 // packRemote is how a remote list is cached: the number of withdrawn devices,
@@ -272,7 +287,14 @@ func (s *Service) claimRemote(ctx context.Context, id string, user clearbox.User
 		return nil, err
 	}
 	if err := checkBundles(bundles, list); err != nil {
-		return nil, err
+		// They may have renewed their identity since.
+		newer, _, again := s.List(ctx, user, list.Version+1)
+		if again != nil || newer.Identity == list.Identity {
+			return nil, err
+		}
+		if list = newer; checkBundles(bundles, list) != nil {
+			return nil, err
+		}
 	}
 	s.wantAhead(ctx, user)
 	got := make(map[clearbox.DeviceID]bool, len(bundles))

@@ -203,6 +203,20 @@ func (s *Service) Lookup(ctx context.Context, p auth.Principal, id string) (Acco
 	return s.local(ctx, func(tx *storage.Tx) (storage.User, error) { return tx.UserByHandle(address.Handle) })
 }
 
+// LookupAtLeast is Lookup by uid@server where the caller has reason to believe
+// that there is a list of version: of people elsewhere an older one is asked for
+// anew, at most every 30 seconds. It may still be older.
+func (s *Service) LookupAtLeast(ctx context.Context, p auth.Principal, id string, version int64) (Account, error) {
+	a, err := s.Lookup(ctx, p, id)
+	if err != nil || a.Version >= version || a.User.Server == s.server || a.User.String() != id {
+		return a, err
+	}
+	if err := s.refetch(ctx, a.User); err != nil {
+		return Account{}, err
+	}
+	return s.remoteByID(ctx, a.User)
+}
+
 func mustHaveDevice(p auth.Principal) error {
 	if p.HasDevice() {
 		return nil

@@ -118,6 +118,9 @@ func (e *examination) newcomer(ctx context.Context, p *person) error {
 		}
 	}
 	list, _, err := e.s.dir.List(ctx, p.user, 0)
+	if err == nil && sameIdentity(p, list) != nil { // perhaps a newer one than is known here
+		list, _, err = e.s.dir.List(ctx, p.user, list.Version+1)
+	}
 	if clearbox.CodeOf(err) == clearbox.CodeNotFound {
 		return ErrGhost
 	}
@@ -139,8 +142,11 @@ func (n *snapshot) hub(op *chain.Op) clearbox.ServerName {
 	return n.row.Hub
 }
 
+// sameIdentity compares the identity that a person is a member under with their
+// list: it is the present one, or one that they had before and that endorsed
+// their root.
 func sameIdentity(p *person, list *keys.DeviceList) error {
-	if !bytes.Equal(p.parsed.Identity[:], list.Identity.Bytes()) {
+	if !list.Vouches(p.parsed.Identity[:]) {
 		return ErrIdentity
 	}
 	return nil

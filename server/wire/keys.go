@@ -75,6 +75,20 @@ type KeyStatus struct {
 	Max        int  `json:"max"` // one-time keys kept of a kind
 }
 
+// StandingKeys is the answer of GET /keys/standing: the public keys of all devices
+// of the account that its identity has signed for longer than one session. Who
+// gives the account a new identity signs them anew.
+type StandingKeys struct {
+	Devices []StandingKey `json:"devices"`
+}
+
+// StandingKey is one device's.
+type StandingKey struct {
+	Device clearbox.DeviceID `json:"device"`
+	Signed PreKey            `json:"signed"` // X25519
+	KEM    PreKey            `json:"kem"`    // Kyber1024, last resort
+}
+
 // KeyClaim is the body of POST /keys/claim. The same claim id within 24 hours
 // gets the same keys.
 type KeyClaim struct {
@@ -161,14 +175,16 @@ type Device struct {
 }
 
 // DeviceListUpload is the body of PUT /devices/list: the next signed list, and
-// for each device that it adds its keys. Devices that it removes are logged
-// out at once and their mail is dropped.
+// for each device that it adds its keys; with a new identity, the keys of every
+// device. Devices that it removes are logged out at once and their mail is
+// dropped.
 type DeviceListUpload struct {
 	DeviceList []byte        `json:"device_list"`
 	Added      []AddedDevice `json:"added,omitempty"`
 }
 
-// AddedDevice comes with the list that adds it.
+// AddedDevice comes with the list that adds it, or that has a new identity. The
+// name of a device that is there already stays.
 type AddedDevice struct {
 	Device clearbox.DeviceID `json:"device"`
 	Name   string            `json:"name"`

@@ -265,6 +265,27 @@ func (p *Person) DropDevice(id clearbox.DeviceID) {
 	p.List.Version++
 }
 
+// Renew gives the account another identity and raises the version of p.List.
+func (p *Person) Renew() {
+	p.w.T.Helper()
+	next, err := curve.GeneratePrivateKey(p.w.Random)
+	p.w.check(err)
+	p.w.check(p.List.Renew(p.w.Random, p.Identity, next.Public(), p.w.Clock.Now().UnixMilli()))
+	p.Identity = next
+	p.List.Version++
+}
+
+// Resign signs the keys that stand for longer with the present identity.
+func (p *Person) Resign(u prekeys.Upload) prekeys.Upload {
+	p.w.T.Helper()
+	for _, k := range []*prekeys.PreKey{u.Signed, u.LastResort} {
+		var err error
+		k.Signature, err = p.Identity.Sign(p.w.Random, k.Public)
+		p.w.check(err)
+	}
+	return u
+}
+
 // Signed is p.List, issued now.
 func (p *Person) Signed() []byte {
 	p.w.T.Helper()
