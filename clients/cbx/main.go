@@ -66,6 +66,7 @@ type arguments struct {
 	Export       exportCommand    `cmd:"" help:"Write contacts and messages to an encrypted file."`
 	Import       importCommand    `cmd:"" help:"Take contacts and messages in from such a file."`
 	Devices      devicesCommand   `cmd:"" help:"List the account's devices, or remove one."`
+	Identity     identityCommand  `cmd:"" help:"Give the account a new identity key."`
 	Status       statusCommand    `cmd:"" help:"Show account, connection and queue."`
 	Version      versionCommand   `cmd:"" help:"Show the version."`
 }

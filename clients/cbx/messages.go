@@ -255,6 +255,8 @@ func (a *app) text(ctx context.Context, p *profile, m *core.Message) string {
 		return fmt.Sprintf("%s * the safety number with %s changed: cbx safety-number %s", at, from, from)
 	case core.MessageDevices:
 		return fmt.Sprintf("%s * %s linked a new device", at, from)
+	case core.MessageRenewed:
+		return fmt.Sprintf("%s * %s renewed their keys, signed by their account", at, from)
 	}
 	return fmt.Sprintf("%s %s: (something that this version does not know; update cbx to see it)", at, from)
 }

@@ -265,7 +265,8 @@ func (devicesList) Run(ctx context.Context, a *app) error {
 }
 
 type devicesRemove struct {
-	ID int `arg:"" help:"Number of the device."`
+	ID             int  `arg:"" help:"Number of the device."`
+	RotateIdentity bool `help:"Also give the account a new identity key, which that device does not know: cbx identity rotate."`
 }
 
 // Run removes a device.
@@ -290,6 +291,10 @@ func (c *devicesRemove) Run(ctx context.Context, a *app) error {
 		if st.Exposed {
 			fmt.Fprintln(a.stderr, "cbx: that device knows the secrets of your archive: make a new recovery key with cbx recover setup.")
 		}
+		if c.RotateIdentity {
+			return a.rotateIdentity(ctx, p)
+		}
+		a.offerRotation()
 		return p.running(ctx, p.flush)
 	})
 }
@@ -320,6 +325,10 @@ func (c *statusCommand) Run(ctx context.Context, a *app) error {
 			return err
 		}
 		out["backup"] = backupOf(backup)
+		renewal, err := a.noteRenewal(ctx, p, out)
+		if err != nil {
+			return err
+		}
 		reach, session := "not asked", "not asked"
 		var theirs []serverLine
 		if !c.Offline {
@@ -333,7 +342,7 @@ func (c *statusCommand) Run(ctx context.Context, a *app) error {
 		a.say(out, "%s, device %d (%s)\nserver:  %s: %s\nsession: %s\nqueue:   %d to send, %d new to read, %d held back",
 			who.Address, who.Device, clean(who.Name), p.ServerURL, reach, session, st.Queued, st.Unshown, st.Held)
 		if !a.JSON {
-			fmt.Fprintf(a.stdout, "backup:  %s\n", backupWords(backup))
+			fmt.Fprintf(a.stdout, "backup:  %s\n%s", backupWords(backup), renewal)
 		}
 		for _, s := range theirs {
 			if !a.JSON {

@@ -34,6 +34,8 @@ type account struct {
 	// Withdrawn devices were removed at the server before a list without them
 	// was signed.
 	Withdrawn []clearbox.DeviceID `cbor:"11,keyasint,omitempty"`
+	Former    []formerIdentity    `cbor:"12,keyasint,omitempty"` // the newest last
+	Missed    bool                `cbor:"13,keyasint,omitempty"` // the list has an identity that this device was not told
 }
 
 // others gives the own devices besides this one.
@@ -330,6 +332,7 @@ func (b *Brain) adoptOwnList(ctx context.Context, signed []byte, listed []clearb
 		return clearbox.Wrap(clearbox.CodeBadSignature, "the server's list of your devices does not verify", err)
 	}
 	a := s.account
+	mine, switched := false, false
 	switch err := list.Follows(s.list); {
 	case errors.Is(err, keys.ErrVersionNotNewer):
 		list = s.list
@@ -338,23 +341,39 @@ func (b *Brain) adoptOwnList(ctx context.Context, signed []byte, listed []clearb
 	default:
 		a.List = signed
 	}
+	if list.Identity != s.identity.Public() {
+		if mine, err = b.renewed(ctx, &a, list); err != nil {
+			return err
+		}
+		switched = !a.Missed
+	}
 	a.Withdrawn = nil
 	for _, d := range list.Active() {
 		if id := clearbox.DeviceID(d.ID); !slices.Contains(listed, id) && id != a.Device {
 			a.Withdrawn = append(a.Withdrawn, id)
 		}
 	}
-	if bytes.Equal(a.List, s.List) && slices.Equal(a.Withdrawn, s.Withdrawn) {
+	if bytes.Equal(a.List, s.List) && slices.Equal(a.Withdrawn, s.Withdrawn) && a.Missed == s.Missed && !switched {
 		return nil
 	}
 	next, err := b.parse(&a)
 	if err != nil {
 		return err
 	}
-	if err := b.vault.Update(ctx, func(tx Tx) error { return save(tx, keyAccount, &a) }); err != nil {
+	err = b.vault.Update(ctx, func(tx Tx) error {
+		if err := save(tx, keyAccount, &a); err != nil || !switched {
+			return err
+		}
+		return b.switched(tx, next, mine)
+	})
+	if err != nil {
 		return err
 	}
 	b.setSelf(next)
+	if switched {
+		b.keysLow.Store(true)
+		b.stir()
+	}
 	return nil
 }
 

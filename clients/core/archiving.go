@@ -199,6 +199,13 @@ func (b *Brain) uploadAccount(ctx context.Context, s *self, k *archiveKeys, st *
 		if token != nil {
 			it.Token = token.Token
 		}
+		all, err := loadRenewals(r)
+		if err != nil {
+			return err
+		}
+		for _, m := range all.All {
+			it.Coming = append(it.Coming, m.Identity)
+		}
 		it.Order, err = count(r, keyOrder)
 		return err
 	})

@@ -95,6 +95,7 @@ type accountItem struct {
 	Head     []byte            `cbor:"10,keyasint,omitempty"`
 	Order    uint64            `cbor:"11,keyasint"`
 	At       clearbox.Millis   `cbor:"12,keyasint"`
+	Coming   [][]byte          `cbor:"13,keyasint,omitempty"` // identities that are to be the account's
 }
 
 func chainItem(chain []byte, index uint64) string {
@@ -208,7 +209,8 @@ func (b *Brain) tellArchive(tx Tx, k *archiveKeys) error {
 	if err != nil || len(s.others()) == 0 {
 		return err
 	}
-	return b.enqueueSync(quiet(tx), s, &Sync{Archive: k})
+	_, err = b.enqueueSync(quiet(tx), s, &Sync{Archive: k})
+	return err
 }
 
 // StopRecovery deletes the archive at the server, withdraws the consent, and

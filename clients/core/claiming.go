@@ -1,6 +1,7 @@
 package core
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"fmt"
@@ -26,7 +27,11 @@ func (b *Brain) claim(ctx context.Context, it *outItem, need []target) (map[targ
 			claim.Token = token
 		}
 		h := sha256.New()
-		fmt.Fprintf(h, "clearbox claim\x00%s\x00%s", it.ID, user)
+		pin, err := b.pinOf(ctx, user) // under new keys it is another claim
+		if err != nil {
+			return nil, err
+		}
+		fmt.Fprintf(h, "clearbox claim\x00%s\x00%s\x00%x", it.ID, user, pin)
 		wanted := map[clearbox.DeviceID]target{}
 		for len(need) > 0 && need[0].user == user {
 			claim.Devices = append(claim.Devices, int(need[0].device))
@@ -86,31 +91,35 @@ func (b *Brain) tokenFor(ctx context.Context, it *outItem) (token []byte, err er
 
 // pinned tells whether the bundles of user carry the pinned identity.
 func (b *Brain) pinned(ctx context.Context, user clearbox.UserID, bundles map[target]*keys.Bundle) bool {
-	s, err := b.me()
-	if err != nil {
-		return false
-	}
-	ok := true
-	err = b.vault.View(ctx, func(r Reader) error {
-		for t, bundle := range bundles {
-			pin := s.identity.Public()
-			if user != s.User {
-				c, err := load[contact](r, contactKey(uuidOfUser(user)))
-				if err != nil || c == nil || c.Identity == nil {
-					return err
-				}
-				if pin, err = curve.ParsePublicKey(c.Identity); err != nil {
-					return err
-				}
-			}
-			if t.user == user && bundle.Identity != pin {
-				ok = false
-				delete(bundles, t)
-			}
+	pin, err := b.pinOf(ctx, user)
+	ok := err == nil
+	for t, bundle := range bundles {
+		if pin != nil && t.user == user && !bytes.Equal(bundle.Identity.Bytes(), pin) {
+			ok = false
+			delete(bundles, t)
 		}
-		return nil
+	}
+	return ok
+}
+
+// pinOf gives the identity that user is known by, oneself included; nil where there
+// is none yet.
+func (b *Brain) pinOf(ctx context.Context, user clearbox.UserID) (pin []byte, err error) {
+	s, err := b.me()
+	if err != nil || user == s.User {
+		if err == nil {
+			pin = s.identity.Public().Bytes()
+		}
+		return pin, err
+	}
+	err = b.vault.View(ctx, func(r Reader) error {
+		c, err := load[contact](r, contactKey(uuidOfUser(user)))
+		if err == nil && c != nil {
+			pin = c.Identity
+		}
+		return err
 	})
-	return ok && err == nil
+	return pin, err
 }
 
 // lookAgain asks for the newest device list of somebody, oneself included.

@@ -395,7 +395,7 @@ func (b *Brain) accepted(ctx context.Context, key string, it *outItem, r *wire.R
 			return err
 		}
 		if !kinds[it.Kind].line {
-			return nil
+			return b.toldRenewal(tx, key)
 		}
 		if state == StateAtServer {
 			if err := tx.Put(awaitKey(it.outer()), []byte{1}); err != nil {

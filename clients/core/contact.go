@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strconv"
 
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/crypto/curve"
@@ -211,8 +212,18 @@ func (b *Brain) Contacts(ctx context.Context) ([]Contact, error) {
 
 // refresh asks for a contact's present device list.
 func (b *Brain) refresh(ctx context.Context, user clearbox.UserID) (Contact, error) {
+	return b.refreshFrom(ctx, user, 0)
+}
+
+// refreshFrom is refresh where there is reason to believe that there is a list of
+// version; 0 where there is none.
+func (b *Brain) refreshFrom(ctx context.Context, user clearbox.UserID, version int64) (Contact, error) {
+	path := userPath(user.String())
+	if version > 0 {
+		path += "?version=" + strconv.FormatInt(version, 10)
+	}
 	var acc wire.Account
-	if err := b.call(ctx, "GET", userPath(user.String()), nil, &acc); err != nil {
+	if err := b.call(ctx, "GET", path, nil, &acc); err != nil {
 		return Contact{}, err
 	}
 	if acc.User != user {
@@ -235,7 +246,9 @@ func (b *Brain) adopt(ctx context.Context, acc *wire.Account, address string) (C
 		return Contact{}, clearbox.Wrap(clearbox.CodeBadSignature, "the contact's list of devices does not verify", err)
 	}
 	var out Contact
+	var got arrivals
 	err = b.vault.Update(ctx, func(tx Tx) error {
+		got = arrivals{}
 		store := sessionsOf(tx, s, acc.User)
 		c, err := store.contact()
 		if err != nil {
@@ -257,9 +270,10 @@ func (b *Brain) adopt(ctx context.Context, acc *wire.Account, address string) (C
 		}
 		c.Vouched = c.Vouched || address != "" && c.Changed == nil
 		out = c.public()
-		return errors.Join(save(tx, contactKey(store.uuid), c), b.topUp(tx, s, c))
+		return errors.Join(save(tx, contactKey(store.uuid), c), b.topUp(tx, s, c), b.resolve(tx, s, c, &got))
 	})
 	if err == nil {
+		b.actOn(got)
 		wake(b.queueWake)
 		b.changed()
 	}
@@ -278,9 +292,15 @@ func (b *Brain) adoptList(tx Tx, c *contact, list *keys.DeviceList, acc *wire.Ac
 	if c.Changed != nil && bytes.Equal(c.Changed.Identity, next.Identity) && (c.Changed.Root == nil || bytes.Equal(c.Changed.Root, next.Root)) {
 		known = c.Changed // news of the keys that wait for acceptance
 	}
-	same := (known.Identity == nil || bytes.Equal(known.Identity, next.Identity)) && (known.Root == nil || bytes.Equal(known.Root, next.Root))
-	if !same {
+	if c.Changed != nil && c.Root != nil && bytes.Equal(c.Root, next.Root) {
+		known = &c.pins // their root says so after all
+	}
+	renewed := known.Identity != nil && !bytes.Equal(known.Identity, next.Identity)
+	if known.Root != nil && !bytes.Equal(known.Root, next.Root) || renewed && known.Root == nil && !list.Vouches(known.Identity) {
 		return b.changeIdentity(tx, c, next)
+	}
+	if renewed && known.List == nil && !replaced(list, known.Identity) {
+		return clearbox.Errorf(clearbox.CodeUnavailable, "the contact's list of devices is older than what is known of them")
 	}
 	if known.List != nil {
 		was, err := keys.ParseDeviceList(known.List)
@@ -290,7 +310,9 @@ func (b *Brain) adoptList(tx Tx, c *contact, list *keys.DeviceList, acc *wire.Ac
 		switch err := list.Follows(was); {
 		case errors.Is(err, keys.ErrVersionNotNewer):
 			// An older list, or the same again: only the withdrawals are news.
-			known.Withdrawn = next.Withdrawn
+			if !renewed {
+				known.Withdrawn = next.Withdrawn
+			}
 			return nil
 		case err != nil:
 			return clearbox.Wrap(clearbox.CodeBadSignature, "the contact's list of devices does not follow from the one before", err)
@@ -304,8 +326,49 @@ func (b *Brain) adoptList(tx Tx, c *contact, list *keys.DeviceList, acc *wire.Ac
 			}
 		}
 	}
+	if renewed && known == &c.pins {
+		if err := b.noteRenewed(tx, c); err != nil {
+			return err
+		}
+		if c.Changed != nil && bytes.Equal(c.Changed.Identity, next.Identity) {
+			c.Changed = nil
+		}
+	}
 	*known = next
 	return nil
+}
+
+// replaced tells whether a list names an identity, 33 bytes, as a former one.
+func replaced(l *keys.DeviceList, identity []byte) bool {
+	k, err := curve.ParsePublicKey(identity)
+	if err != nil {
+		return false
+	}
+	_, ok := l.Replaced(k)
+	return ok
+}
+
+// known tells whether identity, by which a group knows a person, is the one that is
+// pinned here, or one that it took the place of, whose word for the root is on the
+// list.
+func (p *pins) known(identity []byte) bool {
+	if bytes.Equal(p.Identity, identity) {
+		return true
+	}
+	list, err := keys.ParseDeviceList(p.List)
+	return err == nil && list.Vouches(identity)
+}
+
+// noteRenewed says in the conversation that the contact's account has a new
+// identity. Their root key, which is pinned, vouches for it: whoever compared the
+// safety number has compared that key, too, so a mark of trust stays, as it does
+// when they link a device.
+func (b *Brain) noteRenewed(tx Tx, c *contact) error {
+	uuid := uuidOfUser(c.User)
+	b.release(uuid)
+	return addMessage(tx, uuid, uuid, &Message{
+		Conversation: c.User, Sender: c.User, Kind: MessageRenewed, State: StateReceived, Sent: b.now(), Stored: b.now(),
+	})
 }
 
 // noteDevices says in the conversation that the contact linked a device. Their root
@@ -456,7 +519,7 @@ func (b *Brain) SafetyNumber(ctx context.Context, user clearbox.UserID) (*keys.F
 	if err != nil {
 		return nil, err
 	}
-	return keys.SafetyNumber(safetyIterations, s.list.SafetyID(), s.identity.Public(), list.SafetyID(), identity)
+	return keys.SafetyNumber(safetyIterations, s.list.SafetyID(), s.list.Identity, list.SafetyID(), identity)
 }
 
 // contactWithList gives a contact whose device list is known, asking for it
@@ -480,10 +543,6 @@ func (b *Brain) contactWithList(ctx context.Context, user clearbox.UserID) (*con
 	}
 	return nil, clearbox.Errorf(clearbox.CodeNotFound, "the contact's devices are not known")
 }
-
-// known tells whether identity, by which a group knows a person, is the one that is
-// pinned here.
-func (p *pins) known(identity []byte) bool { return bytes.Equal(p.Identity, identity) }
 
 // active gives the devices to encrypt to: on the list and not withdrawn.
 func (p *pins) active() ([]keys.DeviceEntry, error) {

@@ -63,7 +63,8 @@ func SaySync(ctx context.Context, b *Brain, c SyncContact) error {
 		return err
 	}
 	return b.vault.Update(ctx, func(tx Tx) error {
-		return b.enqueueSync(tx, s, &Sync{Contacts: []SyncContact{c}})
+		_, err := b.enqueueSync(tx, s, &Sync{Contacts: []SyncContact{c}})
+		return err
 	})
 }
 

@@ -9,7 +9,6 @@ import (
 	"github.com/clearbox-im/clearbox"
 	"github.com/clearbox-im/clearbox/crypto/curve"
 	"github.com/clearbox-im/clearbox/crypto/fanout/certificate"
-	"github.com/clearbox-im/clearbox/crypto/sealed"
 	"github.com/clearbox-im/clearbox/server/wire"
 )
 
@@ -210,14 +209,14 @@ func (b *Brain) readSignal(tx Tx, s *self, env *clearbox.Envelope) (from clearbo
 	}
 	l.Sender = c.User
 	var got arrivals
-	plaintext, err := b.decrypt(tx, s, l, &got)
+	read, err := b.decrypt(tx, s, l, &got)
 	if err != nil {
 		return from, errors.Join(errFleeting, err)
 	}
-	if ok, err := b.certified(tx, s, l); err != nil || !ok {
+	if ok, err := b.certified(tx, s, l, read.Identity); err != nil || !ok {
 		return from, errors.Join(errFleeting, err)
 	}
-	content, err := DecodeContent(plaintext)
+	content, err := DecodeContent(read.Plaintext)
 	if err != nil || content.Kind != KindTyping || content.From != c.User || content.To != s.User {
 		return from, errFleeting
 	}
@@ -237,8 +236,7 @@ func (b *Brain) openSignal(tx Tx, s *self, env *clearbox.Envelope) (*letter, err
 	if roots == nil {
 		return nil, errFleeting
 	}
-	receiver := sealed.Receiver{Account: s.id, Device: uint8(s.Device), Identity: s.identity}
-	content, err := receiver.Open(body, time.UnixMilli(int64(env.AcceptedAt)), roots.at(env.AcceptedAt)...)
+	content, err := b.unseal(tx, s, env, body, roots)
 	if err != nil {
 		return nil, errors.Join(errFleeting, err)
 	}

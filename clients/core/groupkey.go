@@ -88,7 +88,7 @@ func (b *Brain) audienceOf(tx Tx, s *self, g *group, st *chain.State) ([]audienc
 		if err := b.mayRead(tx, &st.Policy, user); err != nil {
 			return nil, err
 		}
-		a := audience{user: user, uuid: uuidOfUser(user), identity: o.Identity[:]}
+		a := audience{user: user, uuid: uuidOfUser(user)}
 		again := twice[user]
 		twice[user] = true
 		if user == s.User {
@@ -103,9 +103,15 @@ func (b *Brain) audienceOf(tx Tx, s *self, g *group, st *chain.State) ([]audienc
 			return nil, err
 		case c == nil || c.List == nil:
 			return nil, &strangerError{user: user}
-		case c.Changed != nil || !c.known(a.identity):
+		case c.Changed != nil:
 			return nil, errHeldBack
+		case !c.known(o.Identity[:]): // unless they have a newer list
+			if !b.mayCheck(prefixCheck + a.uuid + "/group") {
+				return nil, errHeldBack
+			}
+			return nil, &strangerError{user, c.version() + 1}
 		}
+		a.identity = c.Identity
 		if a.devices, err = c.active(); err != nil {
 			return nil, err
 		}
@@ -125,6 +131,15 @@ func countOthers(s *self, to []audience) (n int) {
 		}
 	}
 	return n
+}
+
+// version is that of the list that is known; 0 where there is none.
+func (p *pins) version() int64 {
+	list, err := keys.ParseDeviceList(p.List)
+	if err != nil {
+		return 0
+	}
+	return list.Version
 }
 
 // senderFor gives the own sender key for an audience: a new one where the old one

@@ -126,7 +126,7 @@ func (b *Brain) syncGroup(ctx context.Context, id clearbox.GroupID, ask bool) er
 			return clearbox.Errorf(clearbox.CodeUnavailable, "the devices of a member are not told")
 		case stranger != nil:
 			met[stranger.user] = true
-			if err := b.meet(ctx, stranger.user); err != nil {
+			if err := b.meet(ctx, stranger); err != nil {
 				return err
 			}
 		case gap || ask:
@@ -152,16 +152,16 @@ func (b *Brain) SyncGroup(ctx context.Context, id clearbox.GroupID) error {
 }
 
 // meet asks for somebody's present devices.
-func (b *Brain) meet(ctx context.Context, user clearbox.UserID) error {
+func (b *Brain) meet(ctx context.Context, who *strangerError) error {
 	s, err := b.me()
 	if err != nil {
 		return err
 	}
-	if user == s.User {
+	if who.user == s.User {
 		_, err = b.Devices(ctx)
 		return err
 	}
-	_, err = b.refresh(ctx, user)
+	_, err = b.refreshFrom(ctx, who.user, who.version)
 	return err
 }
 
@@ -374,9 +374,14 @@ func (b *Brain) takeOpenings(tx Tx, s *self, g *group, st *chain.State, openings
 		if _, err := clearbox.ParseUserID(o.Account); err != nil {
 			return err
 		}
-		if o.Account == s.User.String() && bytes.Equal(o.Identity[:], s.identity.Public().Bytes()) &&
-			(st.Members[o.Member].Status != chain.StatusFormer || g.Me == chain.Member{}) {
-			g.Me = o.Member
+		if o.Account == s.User.String() && (st.Members[o.Member].Status != chain.StatusFormer || g.Me == chain.Member{}) {
+			ours, err := b.ours(tx, s, o.Identity[:])
+			if err != nil {
+				return vaultFault(err)
+			}
+			if ours {
+				g.Me = o.Member
+			}
 		}
 		if err := tx.Put(whoKey(g.ID, o.Member), raw); err != nil {
 			return vaultFault(err)
@@ -411,7 +416,7 @@ func (b *Brain) bound(tx Tx, s *self, g *group, o *chain.Op) error {
 			return &strangerError{user, o.List}
 		}
 		known := &c.pins
-		if c.Changed != nil && c.Changed.List != nil && bytes.Equal(c.Changed.Identity, opening.Identity[:]) {
+		if c.Changed != nil && c.Changed.List != nil && c.Changed.known(opening.Identity[:]) {
 			known = c.Changed
 		}
 		if list, err = keys.ParseDeviceList(known.List); err != nil {

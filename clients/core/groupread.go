@@ -223,6 +223,9 @@ func (b *Brain) readInGroup(tx Tx, s *self, l *letter, c *Content, got *arrivals
 		return true, b.fallBehind(tx, g, st, l, c, got)
 	}
 	by, ok, err := b.wasIn(tx, s, g, st, l, c)
+	if errors.Is(err, errDoubt) {
+		return true, b.noteDoubt(tx, l, l.identity, got)
+	}
 	if err != nil {
 		return false, err
 	}
@@ -305,7 +308,7 @@ func (b *Brain) confirm(tx Tx, s *self, g *group, st *chain.State, by chain.Memb
 const goodbye = 5 * time.Minute
 
 // wasIn tells whether the sender of a content was in the group when they wrote it,
-// and not long gone when their server took it.
+// and not long gone when their server took it. errDoubt asks for their list.
 func (b *Brain) wasIn(tx Tx, s *self, g *group, st *chain.State, l *letter, c *Content) (by chain.Member, ok bool, err error) {
 	for id, m := range st.Members {
 		o, user, err := whoIs(tx, g.ID, id)
@@ -315,7 +318,7 @@ func (b *Brain) wasIn(tx Tx, s *self, g *group, st *chain.State, l *letter, c *C
 		if user != l.Sender || m.Joined == 0 || c.Group.Epoch < m.Joined {
 			continue
 		}
-		if ok, err := wrote(tx, s, l, o); err != nil {
+		if ok, err := b.wroteAs(tx, s, l, o); err != nil {
 			return id, false, err
 		} else if !ok {
 			continue
@@ -337,18 +340,33 @@ func (b *Brain) wasIn(tx Tx, s *self, g *group, st *chain.State, l *letter, c *C
 	return chain.Member{}, false, nil
 }
 
-// wrote tells whether a letter was written with the keys by which the group knows
-// its sender. Those that a server gave out since may be anybody's.
-func wrote(tx Tx, s *self, l *letter, o *chain.Opening) (bool, error) {
-	if l.identity != nil {
-		p := pins{Identity: l.identity}
-		return p.known(o.Identity[:]), nil
-	}
-	if l.Sender == s.User {
+// wroteAs tells whether a letter was written with the keys by which the group knows
+// its sender, or with others that those vouch for. What a server gave out since may
+// be anybody's.
+func (b *Brain) wroteAs(tx Tx, s *self, l *letter, o *chain.Opening) (bool, error) {
+	switch {
+	case l.identity != nil && string(l.identity) == string(o.Identity[:]):
+		return true, nil
+	case l.Sender == s.User && l.identity != nil:
+		return b.ours(tx, s, l.identity)
+	case l.Sender == s.User:
 		return true, nil
 	}
 	c, err := load[contact](tx, contactKey(l.uuid))
-	return c != nil && c.known(o.Identity[:]), err
+	if err != nil {
+		return false, err
+	}
+	if c != nil && c.known(o.Identity[:]) && (l.identity == nil || c.known(l.identity)) {
+		return true, nil
+	}
+	if l.identity == nil || c != nil && (c.Changed != nil || c.known(l.identity)) {
+		return false, nil
+	}
+	settled, err := settledFor(tx, l.uuid, l.identity) // they may have renewed their keys
+	if err == nil && !settled {
+		err = errDoubt
+	}
+	return false, err
 }
 
 // takeGroupKey takes the key under which the group's name is sealed.

@@ -87,7 +87,7 @@ func (b *Brain) prepareMany(ctx context.Context, key string) (*outItem, error) {
 		var abroad *countryError
 		switch {
 		case errors.As(later, &stranger):
-			if err := b.meet(ctx, stranger.user); err != nil {
+			if err := b.meet(ctx, stranger); err != nil {
 				return nil, err
 			}
 		case errors.As(later, &abroad):

@@ -36,6 +36,9 @@ func (b *Brain) Link(ctx context.Context, code string, confirm func(context.Cont
 	if s, err = b.me(); err != nil {
 		return Linked{}, err
 	}
+	if s.Missed {
+		return Linked{}, ErrMissedRenewal
+	}
 	if len(s.list.Active())-len(s.Withdrawn) >= keys.MaxActiveDevices {
 		return Linked{}, clearbox.Errorf(clearbox.CodeQuota, "an account has at most %d devices: remove one first", keys.MaxActiveDevices)
 	}

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/curve"
 	"github.com/clearbox-im/clearbox/crypto/keys"
 	"github.com/clearbox-im/clearbox/server/wire"
 )
@@ -183,8 +184,15 @@ func (w *world) putList(s *session, body []byte) (any, error) {
 	if err := list.Follows(acc.parsed); err != nil {
 		return nil, refusal(clearbox.CodeConflict)
 	}
+	if renewed := list.Identity != acc.parsed.Identity; renewed && len(u.Added) != len(acc.devices) {
+		w.t.Errorf("a new identity came with the keys of %d devices of %d", len(u.Added), len(acc.devices))
+	}
 	acc.list, acc.parsed, acc.withdrawn = u.DeviceList, list, nil
 	for _, a := range u.Added {
+		if d := acc.devices[a.Device]; d != nil { // under a new identity
+			d.keys = a.Keys
+			continue
+		}
 		acc.devices[a.Device] = newDevice(a.Keys)
 	}
 	for id := range acc.devices {
@@ -226,12 +234,26 @@ func (w *world) keyStatus(s *session) *wire.KeyStatus {
 	return &wire.KeyStatus{OneTime: len(d.keys.OneTime), OneTimeKEM: len(d.keys.OneTimeKEM), Max: 100}
 }
 
+func (w *world) standingKeys(s *session) *wire.StandingKeys {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := &wire.StandingKeys{Devices: []wire.StandingKey{}}
+	for id, d := range w.accounts[s.user].devices {
+		out.Devices = append(out.Devices, wire.StandingKey{Device: id, Signed: *d.keys.Signed, KEM: *d.keys.KEM})
+	}
+	return out
+}
+
 func (w *world) putKeys(s *session, body []byte) (any, error) {
 	k, err := decode[wire.Keys](body)
 	if err != nil {
 		return nil, err
 	}
 	w.mu.Lock()
+	if signer := w.accounts[s.user].parsed.Identity; k.Signed != nil && !curve.Verify(signer, k.Signed.Key, k.Signed.Signature) {
+		w.mu.Unlock()
+		return nil, refusal(clearbox.CodeBadSignature)
+	}
 	d := w.own(s)
 	if k.Signed != nil {
 		d.keys.Signed, d.keys.KEM = k.Signed, k.KEM

@@ -61,6 +61,7 @@ const (
 	MessageUnsupported     MessageKind = "unsupported"      // a kind that a newer version sent
 	MessageIdentityChanged MessageKind = "identity_changed" // the contact's safety number changed
 	MessageDevices         MessageKind = "devices_changed"  // the contact linked a new device; their keys are the same
+	MessageRenewed         MessageKind = "keys_renewed"     // the contact has a new identity key, signed by their account
 )
 
 // Message is one line of a conversation, as the vault has it.

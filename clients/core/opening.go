@@ -135,8 +135,7 @@ func (b *Brain) readSealed(tx Tx, s *self, h *sealedHeld, got *arrivals) (wait b
 	if err != nil || roots == nil {
 		return true, err
 	}
-	receiver := sealed.Receiver{Account: s.id, Device: uint8(s.Device), Identity: s.identity}
-	content, err := receiver.Open(body, time.UnixMilli(int64(env.AcceptedAt)), roots.at(env.AcceptedAt)...)
+	content, err := b.unseal(tx, s, env, body, roots)
 	switch {
 	case err == nil:
 	case errors.Is(err, certificate.ErrUntrusted):
@@ -176,6 +175,39 @@ func (b *Brain) readSealed(tx Tx, s *self, h *sealedHeld, got *arrivals) (wait b
 		return false, b.readMany(tx, s, l, clearbox.GroupID(content.Group[:32]), got)
 	}
 	return false, b.readLetter(tx, s, l, got)
+}
+
+// unseal opens what was sealed for this device, whichever identity of the account
+// its sender knew.
+func (b *Brain) unseal(r Reader, s *self, env *clearbox.Envelope, body []byte, roots *serverRoots) (*sealed.Content, error) {
+	open := func(identity *curve.PrivateKey) (*sealed.Content, error) {
+		receiver := sealed.Receiver{Account: s.id, Device: uint8(s.Device), Identity: identity}
+		return receiver.Open(body, time.UnixMilli(int64(env.AcceptedAt)), roots.at(env.AcceptedAt)...)
+	}
+	content, err := open(s.identity)
+	if err == nil || opened(err) {
+		return content, err
+	}
+	all, fault := b.identities(r, s)
+	if fault != nil {
+		return nil, fault
+	}
+	for _, identity := range all {
+		if content, other := open(identity); other == nil || opened(other) {
+			return content, other
+		}
+	}
+	return nil, err
+}
+
+// opened tells errors of who sealed something from that it was not for us.
+func opened(err error) bool {
+	for _, known := range []error{certificate.ErrUntrusted, certificate.ErrSignature, certificate.ErrExpired, sealed.ErrSender, sealed.ErrOwn} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
 }
 
 // names tells whether what a sealed message says of its group is an id, filled up

@@ -183,7 +183,7 @@ func (b *Brain) seal(tx Tx, s *self, it *outItem, bundles map[target]*keys.Bundl
 }
 
 // hasSession tells whether there is a session that fits t: usable, with the
-// device that is listed now and with the pinned identity.
+// device that is listed now, with the pinned identity and under the own present one.
 func (b *Brain) hasSession(tx Tx, s *self, t target) (bool, error) {
 	store := sessionsOf(tx, s, t.user)
 	peer := store.peer(t.device)
@@ -199,7 +199,7 @@ func (b *Brain) hasSession(tx Tx, s *self, t target) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	return info.Usable && info.Registration == t.registration && pin != nil && info.Identity == *pin, nil
+	return info.Usable && info.Registration == t.registration && pin != nil && info.Identity == *pin && info.Local == s.identity.Public(), nil
 }
 
 // encrypt makes the envelope for one device; with a bundle it begins a session

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/curve"
 )
 
 // Sync is what own devices tell each other, in contents of KindSync.
@@ -19,6 +20,7 @@ type Sync struct {
 	TokenAt  int64         `cbor:"4,keyasint,omitempty"`
 	Records  []SyncRecord  `cbor:"5,keyasint,omitempty"`
 	Archive  *archiveKeys  `cbor:"6,keyasint,omitempty"` // the secrets under which own devices archive
+	Renewal  []byte        `cbor:"7,keyasint,omitempty"` // the private identity that the account is to have
 }
 
 // SyncContact is what the person decided about somebody. The newest decision holds;
@@ -81,6 +83,8 @@ func (y *Sync) check() error {
 		return errors.New("too long")
 	case y.Token != nil && len(y.Token) != len(clearbox.DeliveryToken{}):
 		return errors.New("token")
+	case y.Renewal != nil && len(y.Renewal) != curve.PrivateKeySize:
+		return errors.New("renewal")
 	}
 	if y.Archive != nil && (len(y.Archive.Archive) != 32 || len(y.Archive.Account) != 32) {
 		return errors.New("archive")
@@ -217,7 +221,7 @@ func (b *Brain) tellOwn(tx Tx, s *self, y *Sync) (bool, error) {
 			part.Records, y.Records = cut(y.Records, fitting(y.Records))
 		}
 		y.Token, y.Archive = nil, nil
-		if err := b.enqueueSync(tx, s, part); err != nil {
+		if _, err := b.enqueueSync(tx, s, part); err != nil {
 			return queued, err
 		}
 		queued = true
@@ -225,22 +229,23 @@ func (b *Brain) tellOwn(tx Tx, s *self, y *Sync) (bool, error) {
 	return queued, nil
 }
 
-// enqueueSync queues one content for the own other devices.
-func (b *Brain) enqueueSync(tx Tx, s *self, y *Sync) error {
+// enqueueSync queues one content for the own other devices, and gives its key.
+func (b *Brain) enqueueSync(tx Tx, s *self, y *Sync) (key string, err error) {
 	id, err := clearbox.NewMessageID(b.opts.Random)
 	if err != nil {
-		return err
+		return "", err
 	}
 	order, err := nextOrder(tx)
 	if err != nil {
-		return err
+		return "", err
 	}
 	content := &Content{Kind: KindSync, ID: id, Sent: b.now(), From: s.User, To: s.User, Address: s.address().String(), Sync: y}
 	it := &outItem{ID: id, To: s.User, Kind: KindSync}
 	if it.Content, err = EncodeContent(content); err != nil {
-		return err
+		return "", err
 	}
-	return b.queueItem(tx, s, outKey(s.uuid, order), it)
+	key = outKey(s.uuid, order)
+	return key, b.queueItem(tx, s, key, it)
 }
 
 // fitting gives how many of the first records go into one content: one at least.
@@ -345,6 +350,11 @@ func (b *Brain) takeSync(tx Tx, s *self, y *Sync, got *arrivals) error {
 			if err := save(tx, keyOwnToken, ownToken{Token: y.Token}); err != nil {
 				return err
 			}
+		}
+	}
+	if y.Renewal != nil {
+		if err := b.takeRenewal(tx, s, y.Renewal, got); err != nil {
+			return err
 		}
 	}
 	if y.Archive != nil {
@@ -482,7 +492,7 @@ func (c *contact) mark(in *SyncContact) {
 	if len(in.Identity) == 0 || len(in.Root) == 0 {
 		return
 	}
-	if !bytes.Equal(c.Identity, in.Identity) || !bytes.Equal(c.Root, in.Root) {
+	if (!bytes.Equal(c.Identity, in.Identity) || !bytes.Equal(c.Root, in.Root)) && !(bytes.Equal(c.Root, in.Root) && c.known(in.Identity)) {
 		if c.Changed != nil && bytes.Equal(c.Changed.Identity, in.Identity) && bytes.Equal(c.Changed.Root, in.Root) {
 			c.pins = *c.Changed
 		} else {

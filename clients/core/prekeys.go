@@ -191,6 +191,9 @@ func (b *Brain) tendPreKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if s.Missed {
+		return ErrMissedRenewal // it has nothing that its identity could sign
+	}
 	rotate := b.now() >= st.Rotated+clearbox.Millis(preKeyRotation.Milliseconds())
 	var have wire.KeyStatus
 	if err := b.call(ctx, "GET", "/keys/status", nil, &have); err != nil {
@@ -208,7 +211,14 @@ func (b *Brain) tendPreKeys(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := b.call(ctx, "PUT", "/keys", upload, nil); err != nil {
+	err = b.call(ctx, "PUT", "/keys", upload, nil)
+	if clearbox.CodeOf(err) == clearbox.CodeBadSignature { // the account has another identity by now
+		if _, err := b.Devices(ctx); err != nil {
+			return err
+		}
+		return ErrMissedRenewal
+	}
+	if err != nil {
 		return err
 	}
 	if !rotate {

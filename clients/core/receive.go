@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/curve"
 	"github.com/clearbox-im/clearbox/crypto/ratchet"
 	"github.com/clearbox-im/clearbox/server/wire"
 )
@@ -163,15 +164,17 @@ func (b *Brain) readLetter(tx Tx, s *self, env *letter, got *arrivals) error {
 	if env.Type == clearbox.ContentPlaintext {
 		return nil // a decryption error: ours travel in a KindRenew, which is authenticated
 	}
-	plaintext, err := b.decrypt(tx, s, env, got)
+	read, err := b.decrypt(tx, s, env, got)
 	var changed *ratchet.IdentityChangedError
 	var unknown *ratchet.UnknownPreKeyError
 	switch {
 	case err == nil:
-		if ok, err := b.certified(tx, s, env); err != nil || !ok {
+		if ok, err := b.certified(tx, s, env, read.Identity); err != nil || !ok {
 			return errors.Join(err, b.unreadable(tx, s, env, reasonIdentity, got))
 		}
-		return b.readContent(tx, s, env, plaintext, got)
+		return b.readContent(tx, s, env, read.Plaintext, got)
+	case errors.Is(err, errDoubt) && errors.As(err, &changed):
+		return b.doubt(tx, env, changed.Offered, got)
 	case errors.As(err, &changed) && env.Type == clearbox.ContentPreKey && env.Sender != s.User:
 		return b.hold(tx, env, changed, got)
 	case errors.As(err, &changed):
@@ -194,14 +197,17 @@ func (b *Brain) readLetter(tx Tx, s *self, env *letter, got *arrivals) error {
 
 // certified tells whether the certificate names the identity that the session
 // was read with.
-func (b *Brain) certified(tx Tx, s *self, l *letter) (bool, error) {
+func (b *Brain) certified(tx Tx, s *self, l *letter, read curve.PublicKey) (bool, error) {
 	if l.identity == nil {
 		return true, nil
 	}
+	if string(read.Bytes()) != string(l.identity) {
+		return false, nil
+	}
 	store := l.sessions(tx, s)
 	pin, err := store.Pin(store.peer(l.SenderDevice))
-	if err != nil || pin == nil || string(pin.Bytes()) != string(l.identity) {
-		return false, err
+	if err != nil || pin == nil || *pin != read { // of a session from before they renewed their keys
+		return err == nil, err
 	}
 	return true, store.vouch()
 }
@@ -219,19 +225,24 @@ func readingFault(err error) bool {
 }
 
 // decrypt opens env. The first message under new keys of a contact who was
-// never verified moves the pin, if it reads under them.
-func (b *Brain) decrypt(tx Tx, s *self, env *letter, got *arrivals) ([]byte, error) {
+// never verified moves the pin, if it reads under them and their list does not say
+// whose they are: errDoubt asks for that.
+func (b *Brain) decrypt(tx Tx, s *self, env *letter, got *arrivals) (*ratchet.Opened, error) {
 	store := env.sessions(tx, s)
-	peer := store.peer(env.SenderDevice)
-	open := func() (*ratchet.Opened, error) {
-		return s.device.Decrypt(store, peer, ratchet.Type(env.Type), env.Content)
-	}
+	open := func() (*ratchet.Opened, error) { return b.decipher(tx, s, store, env) }
 	out, err := open()
 	var changed *ratchet.IdentityChangedError
 	if errors.As(err, &changed) && env.Type == clearbox.ContentPreKey && env.Sender != s.User {
 		c, loadErr := store.contact()
 		if loadErr != nil {
 			return nil, loadErr
+		}
+		ask, loadErr := doubtful(tx, store.uuid, c, changed.Offered)
+		if loadErr != nil {
+			return nil, loadErr
+		}
+		if ask {
+			return nil, errors.Join(errDoubt, err)
 		}
 		if c.Trust == TrustVerified {
 			return nil, err
@@ -261,7 +272,7 @@ func (b *Brain) decrypt(tx Tx, s *self, env *letter, got *arrivals) ([]byte, err
 	if out.Began {
 		got.keysUsed++
 	}
-	return out.Plaintext, nil
+	return out, nil
 }
 
 // tryIdentity pins the offered key for one attempt at reading.

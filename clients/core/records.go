@@ -49,6 +49,8 @@ import (
 //	archive/keys                secrets of the archive, archive/state how far it is
 //	archive/dirty/<key>         records that the archive lacks
 //	check/<uuid>                whose list of devices is to be looked at
+//	doubt/<uuid>                new keys of uuid that their list is to say something about
+//	renewal                     identities that are to be the account's
 //	synced/<key>                what own devices agree on about a record
 //	syncwait/<order>            what an own device said that is not on the list yet
 //	blocks                      there if the own server is to be told who is blocked

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"github.com/clearbox-im/clearbox"
+	"github.com/clearbox-im/clearbox/crypto/curve"
 	"github.com/clearbox-im/clearbox/crypto/keys"
 	"github.com/clearbox-im/clearbox/crypto/vault"
 	"github.com/clearbox-im/clearbox/server/wire"
@@ -312,13 +313,18 @@ func (re *restoring) enlist(ctx context.Context, name string) (*self, error) {
 			return nil, clearbox.Wrap(clearbox.CodeBadSignature, "the server's list of your devices is not that of your account", err)
 		}
 	}
+	identity := re.identityOf(list)
+	if identity == nil {
+		return nil, clearbox.Errorf(clearbox.CodeBadSignature,
+			"your account's keys were renewed after this was archived: link this device from one that you have (cbx link), which has the new ones")
+	}
 	key, err := keys.NewSigningKey(b.opts.Random)
 	if err != nil {
 		return nil, err
 	}
 	a := &account{
 		User: re.user, Handle: re.account.Handle, DeviceName: name, Device: clearbox.DeviceID(list.NextID()),
-		Identity: re.account.Identity, Root: re.account.Root, DeviceKey: key.Seed(), List: have.DeviceList, Registering: true,
+		Identity: identity, Root: re.account.Root, DeviceKey: key.Seed(), List: have.DeviceList, Registering: true,
 	}
 	if a.Registration, err = newRegistrationID(b.opts.Random); err != nil {
 		return nil, err
@@ -363,6 +369,18 @@ func (re *restoring) enlist(ctx context.Context, name string) (*self, error) {
 		b.setSelf(s)
 	}
 	return s, err
+}
+
+// identityOf gives the private identity that a list names, if the archive has it.
+func (re *restoring) identityOf(list *keys.DeviceList) []byte {
+	for _, a := range re.all {
+		for _, seed := range append([][]byte{a.Identity}, a.Coming...) {
+			if k, err := curve.NewPrivateKey(seed); err == nil && k.Public() == list.Identity {
+				return seed
+			}
+		}
+	}
+	return nil
 }
 
 // withdrawn gives the devices of the list that the server does not have any more.

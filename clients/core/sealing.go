@@ -184,6 +184,17 @@ func (b *Brain) fetchCertificate(ctx context.Context) error {
 		return clearbox.Wrap(clearbox.CodeInternal, "the server's certificate for this device cannot be read", err)
 	}
 	subject := sender.Subject()
+	if subject.Account == s.id && subject.Identity != s.identity.Public() {
+		if _, err := b.Devices(ctx); err != nil { // perhaps it has a new one by now
+			return err
+		}
+		if s, err = b.me(); err == nil && subject.Identity != s.identity.Public() {
+			err = ErrMissedRenewal
+		}
+		if err != nil {
+			return err
+		}
+	}
 	if subject.Account != s.id || subject.Device != uint8(s.Device) || subject.Identity != s.identity.Public() {
 		return clearbox.Errorf(clearbox.CodeInternal, "the server certified another device than this one")
 	}

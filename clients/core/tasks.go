@@ -226,7 +226,7 @@ func (c *connection) tasks(ctx context.Context) {
 func (b *Brain) tendContacts(ctx context.Context) error {
 	var first error
 	for _, task := range []func(context.Context) error{
-		b.uploadToken, b.tendCertificate, b.tendRoots, b.sendKnocks, b.answerKnocks, b.putBlocks, b.dropFiles, b.tendLost, b.tellProfile, b.findGroups, b.tendGroups, b.tendSyncs, b.tendLists, b.bringReports,
+		b.tendRenewal, b.tendDoubts, b.uploadToken, b.tendCertificate, b.tendRoots, b.sendKnocks, b.answerKnocks, b.putBlocks, b.dropFiles, b.tendLost, b.tellProfile, b.findGroups, b.tendGroups, b.tendSyncs, b.tendLists, b.bringReports,
 	} {
 		if err := task(ctx); err != nil {
 			if lasting(err) || ctx.Err() != nil {

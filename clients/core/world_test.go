@@ -289,6 +289,8 @@ func (w *world) serve(ctx context.Context, server clearbox.ServerName, req core.
 		return w.putList(s, req.Body)
 	case "GET /keys/status":
 		return w.keyStatus(s), nil
+	case "GET /keys/standing":
+		return w.standingKeys(s), nil
 	case "PUT /keys":
 		return w.putKeys(s, req.Body)
 	case "POST /keys/claim":

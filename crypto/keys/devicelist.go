@@ -48,11 +48,16 @@ type DeviceList struct {
 
 // FormerIdentity is an identity that an account has replaced. Endorsement is its
 // own word that the root is its account's: so whoever knows the account by that
-// identity alone, as a group does, can tell that the list is theirs.
+// identity alone, as a group does, can tell that the list is theirs. There is none
+// where the private key was lost; the root's word is enough for who knows the root.
 type FormerIdentity struct {
 	Identity    curve.PublicKey
 	Until       int64  // milliseconds since 1970, by the clock of the device that signed
-	Endorsement []byte // 64 bytes, XEdDSA by Identity over a label, the account and the root
+	Endorsement []byte // 64 bytes, XEdDSA by Identity over a label, the account and the root; zeros: none
+}
+
+func (f *FormerIdentity) endorsed() bool {
+	return !bytes.Equal(f.Endorsement, make([]byte, endorsementSize))
 }
 
 // Errors of device lists.
@@ -164,40 +169,49 @@ func (l *DeviceList) followsIdentity(prev *DeviceList) error {
 }
 
 // Renew makes identity the account's, in place of the one whose private key is
-// old, as of now in milliseconds. The caller raises the version and signs. It is an
-// error that wraps ErrDeviceList where old is not the present identity, or there
-// were too many; randomness that fails is the only other one.
+// old, or nil if that was lost, as of now in milliseconds. The caller raises the
+// version and signs. It is an error that wraps ErrDeviceList where old is not the
+// present identity, or there were too many; randomness that fails is the only
+// other one.
 func (l *DeviceList) Renew(random io.Reader, old *curve.PrivateKey, identity curve.PublicKey, now int64) error {
-	if old.Public() != l.Identity {
+	if old != nil && old.Public() != l.Identity {
 		return refuse("the identity to be replaced is another one")
 	}
 	if len(l.Former) >= MaxFormer {
 		return refuse("an account replaces its identity %d times at most", MaxFormer)
 	}
-	endorsement, err := old.Sign(random, endorsed(l.Account, l.Root))
-	if err != nil {
-		return fmt.Errorf("keys: endorse the root: %w", err)
+	endorsement := make([]byte, endorsementSize)
+	if old != nil {
+		var err error
+		if endorsement, err = old.Sign(random, endorsing(l.Account, l.Root)); err != nil {
+			return fmt.Errorf("keys: endorse the root: %w", err)
+		}
 	}
-	l.Former = append(slices.Clip(l.Former), FormerIdentity{Identity: old.Public(), Until: now, Endorsement: endorsement})
+	l.Former = append(slices.Clip(l.Former), FormerIdentity{Identity: l.Identity, Until: now, Endorsement: endorsement})
 	l.Identity = identity
 	return nil
 }
 
-// endorsed is what an identity signs when it is replaced.
-func endorsed(account string, root ed25519.PublicKey) []byte {
+// endorsing is what an identity signs when it is replaced.
+func endorsing(account string, root ed25519.PublicKey) []byte {
 	m := make([]byte, 0, len(endorsementLabel)+len(account)+1+len(root))
 	m = append(append(m, endorsementLabel...), account...)
 	return append(append(m, 0), root...)
 }
 
-// Vouches tells whether identity, 33 bytes, is or was the account's.
+// Vouches tells whether identity, 33 bytes, is the account's, or was and endorsed
+// its root.
 func (l *DeviceList) Vouches(identity []byte) bool {
 	k, err := curve.ParsePublicKey(identity)
 	if err != nil {
 		return false
 	}
-	_, former := l.Replaced(k)
-	return former || k == l.Identity
+	for _, f := range l.Former {
+		if f.Identity == k {
+			return f.endorsed()
+		}
+	}
+	return k == l.Identity
 }
 
 // Replaced tells whether identity was the account's and is not any more, and
@@ -294,7 +308,7 @@ func (l *DeviceList) checkFormer() error {
 		if f.Until < 1 || f.Until > MaxTime {
 			return refuse("former identity %d: time out of range", i)
 		}
-		if !curve.Verify(f.Identity, endorsed(l.Account, l.Root), f.Endorsement) {
+		if len(f.Endorsement) != endorsementSize || f.endorsed() && !curve.Verify(f.Identity, endorsing(l.Account, l.Root), f.Endorsement) {
 			return refuse("former identity %d: it did not endorse the root", i)
 		}
 	}

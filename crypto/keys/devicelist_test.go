@@ -105,6 +105,13 @@ func TestRenewedListWireForm(t *testing.T) {
 	if until, ok := got.Replaced(before.Identity); !ok || until != morning+700 {
 		t.Errorf("replaced at %d, %v", until, ok)
 	}
+	lost := *before
+	if err := lost.Renew(nil, nil, l.Identity, morning+700); err != nil {
+		t.Fatal(err)
+	}
+	if read, err := keys.ParseDeviceList(mustSign(t, &lost, root)); err != nil || read.Vouches(before.Identity.Bytes()) || !read.Vouches(l.Identity.Bytes()) {
+		t.Errorf("an identity that endorsed nothing: %v", err)
+	}
 	if _, ok := got.Replaced(l.Identity); ok {
 		t.Error("the present identity is said to be replaced")
 	}

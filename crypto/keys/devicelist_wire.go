@@ -18,7 +18,7 @@ import (
 //	 2  number of entries, then for each:
 //	      1 id   2 registration   32 key   8 added, ms   8 removed, ms (0 = active)
 //	in format 2, 1 number of former identities, 1 or more, then for each:
-//	     33 identity, with type byte   8 until, ms   64 endorsement
+//	     33 identity, with type byte   8 until, ms   64 endorsement, or zeros
 //	64  Ed25519 signature by root over the label below and all the above
 //
 // There is one encoding of a list, and nothing may follow it.

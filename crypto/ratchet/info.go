@@ -13,6 +13,7 @@ type Info struct {
 	Usable         bool            // Encrypt would not answer ErrNoSession
 	Unacknowledged bool            // initiated here and not answered yet
 	Identity       curve.PublicKey // of the peer
+	Local          curve.PublicKey // own identity that the session was begun with
 	Registration   uint16          // of the peer's device
 	RatchetKey     curve.PublicKey // own one, in the messages being sent; see DecryptionError
 	Epoch          uint64          // of the post-quantum ratchet
@@ -38,7 +39,7 @@ func (d *Device) Inspect(stored []byte, now time.Time) (*Info, error) {
 	}
 	info.Usable = !s.expired(now, d.Limits.filled())
 	info.Unacknowledged = s.pending != nil
-	info.Identity = s.remote
+	info.Identity, info.Local = s.remote, s.local
 	info.Registration = s.registration
 	info.RatchetKey = s.sending.own.public
 	info.Epoch = s.pq.Epoch()
