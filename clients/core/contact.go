@@ -365,6 +365,7 @@ func (p *pins) known(identity []byte) bool {
 // when they link a device.
 func (b *Brain) noteRenewed(tx Tx, c *contact) error {
 	uuid := uuidOfUser(c.User)
+	c.Replaced = b.now() // what they have read is not given again to the new keys
 	b.release(uuid)
 	return addMessage(tx, uuid, uuid, &Message{
 		Conversation: c.User, Sender: c.User, Kind: MessageRenewed, State: StateReceived, Sent: b.now(), Stored: b.now(),
