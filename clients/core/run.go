@@ -370,6 +370,9 @@ func (b *Brain) Drain(ctx context.Context) error {
 			if err := b.tendRoots(ctx); err != nil {
 				return err
 			}
+			if err := b.tendDoubts(ctx); lasting(err) || ctx.Err() != nil {
+				return err
+			}
 			if err := b.tendGroups(ctx); lasting(err) || ctx.Err() != nil {
 				return err
 			}
