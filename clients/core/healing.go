@@ -326,9 +326,10 @@ func lostContent(tx Tx, s *self, id clearbox.MessageID) (*Content, *Message, err
 }
 
 // mayResend tells whether c, which is or changes m, was sent by this device, to
-// whoever was there at the time since, and not too long ago.
+// whoever was there at the time since, and not too long ago. Its state says nothing:
+// who asks for it has its id from its server, of which this device's own may tell later.
 func (b *Brain) mayResend(s *self, c *Content, m *Message, since clearbox.Millis) bool {
-	ours := kinds[c.Kind].line && m.Outgoing && m.SenderDevice == s.Device && m.State != StateQueued || c.Target != nil && !kinds[c.Kind].line
+	ours := kinds[c.Kind].line && m.Outgoing && m.SenderDevice == s.Device || c.Target != nil && !kinds[c.Kind].line
 	return ours && c.Sent >= since && c.Sent >= b.soon(-resendFor)
 }
 
