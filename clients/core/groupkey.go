@@ -412,11 +412,12 @@ func (b *Brain) resendInGroup(tx Tx, s *self, l *letter, g *group, ids []clearbo
 		if err != nil {
 			return err
 		}
-		if again == nil {
+		older := m != nil && m.Outgoing && m.Epoch < d.joined
+		if again == nil || older && m.Group == g.ID && !kinds[again.Kind].line { // a change of what they never had
 			void.Unread = append(void.Unread, id)
 			continue
 		}
-		if m.Group != g.ID || m.Outgoing && m.Epoch < d.joined || !b.mayResend(s, again, m, d.since) || who != nil && who.Resent >= resendMost {
+		if older || m.Group != g.ID || !b.mayResend(s, again, m, d.since) || who != nil && who.Resent >= resendMost {
 			continue
 		}
 		if who != nil {
