@@ -23,7 +23,10 @@ func TestRenewedAcrossServers(t *testing.T) {
 		bob.Say(alice, "two")
 		w.Wait("both have it", time.Minute, func() bool { return len(bob.Heard(alice)) == 1 && len(alice.Heard(bob)) == 1 })
 		phone := bob.Link("the phone of bob")
-		time.Sleep(10 * time.Minute)
+		w.Wait("the phone has what was said, and the group", 10*time.Minute, func() bool {
+			g, err := phone.Brain.Group(ctx, id)
+			return err == nil && g.Mine == chain.StatusActive && slices.Equal(phone.Heard(alice), []string{"one"})
+		})
 		phone.Offline()
 
 		tellAll(t, w, alice, id, "a first word")
