@@ -200,25 +200,14 @@ func (b *Brain) tellProfile(ctx context.Context) error {
 			if err != nil || own == nil {
 				return err
 			}
-			entries, err := tx.List(Range{Prefix: prefixContac})
-			if err != nil {
-				return err
-			}
-			for _, e := range entries {
-				c, err := parse[contact](e.Value)
-				if err != nil {
-					return err
-				}
+			return eachContact(tx, func(key string, c *contact) error {
 				if told == cardsAtOnce || !c.Accepted || c.Blocked || c.Changed != nil || c.Provisional || c.CardSent >= own.Card.Revision ||
 					s.elsewhere(c.User) && c.Token == nil {
-					continue
+					return nil
 				}
 				told++
-				if err := b.giveCard(tx, s, e.Key, c, own); err != nil {
-					return err
-				}
-			}
-			return nil
+				return b.giveCard(tx, s, key, c, own)
+			})
 		})
 		if told > 0 {
 			wake(b.queueWake)

@@ -194,20 +194,30 @@ func (b *Brain) Contacts(ctx context.Context) ([]Contact, error) {
 	var out []Contact
 	err := b.vault.View(ctx, func(r Reader) error {
 		out = nil
-		entries, err := r.List(Range{Prefix: prefixContac})
+		return eachContact(r, func(_ string, c *contact) error {
+			out = append(out, c.public())
+			return nil
+		})
+	})
+	return out, err
+}
+
+// eachContact gives do everybody who is known, with their key; its error ends that.
+func eachContact(r Reader, do func(key string, c *contact) error) error {
+	entries, err := r.List(Range{Prefix: prefixContac})
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		c, err := parse[contact](e.Value)
 		if err != nil {
 			return err
 		}
-		for _, e := range entries {
-			c, err := parse[contact](e.Value)
-			if err != nil {
-				return err
-			}
-			out = append(out, c.public())
+		if err := do(e.Key, c); err != nil {
+			return err
 		}
-		return nil
-	})
-	return out, err
+	}
+	return nil
 }
 
 // refresh asks for a contact's present device list.

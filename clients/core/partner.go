@@ -148,23 +148,17 @@ func decided(tx Tx) (*Sync, error) {
 		}
 		return at.At, nil
 	}
-	people, err := tx.List(Range{Prefix: prefixContac})
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range people {
-		c, err := parse[contact](e.Value)
-		if err != nil {
-			return nil, err
-		}
+	err := eachContact(tx, func(key string, c *contact) (err error) {
 		if c.Provisional || c.User.IsZero() {
-			continue
+			return nil
 		}
 		p := c.portable()
-		if p.At, err = number(e.Key); err != nil {
-			return nil, err
-		}
+		p.At, err = number(key)
 		y.Contacts = append(y.Contacts, p)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	for _, key := range []string{keySettings, keyProfile} {
 		value, err := optional(tx.Get(key))

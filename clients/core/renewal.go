@@ -418,23 +418,12 @@ func (b *Brain) switched(tx Tx, s *self, mine bool) error {
 // greet writes to all contacts without saying anything: the sessions that it begins
 // show them the new identity.
 func (b *Brain) greet(tx Tx, s *self) error {
-	entries, err := tx.List(Range{Prefix: prefixContac})
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		c, err := parse[contact](e.Value)
-		if err != nil {
-			return err
-		}
+	return eachContact(tx, func(_ string, c *contact) error {
 		if !c.Accepted || c.Blocked || c.Changed != nil || c.Provisional || c.List == nil || s.elsewhere(c.User) && c.Token == nil {
-			continue
+			return nil
 		}
-		if err := b.enqueueQuiet(tx, s, &Content{Kind: KindVoid, To: c.User}); err != nil {
-			return err
-		}
-	}
-	return nil
+		return b.enqueueQuiet(tx, s, &Content{Kind: KindVoid, To: c.User})
+	})
 }
 
 // identities gives the private keys that something for this device may have been

@@ -297,23 +297,12 @@ func (b *Brain) changeLocks(tx Tx, s *self) error {
 	if _, err := b.rotateToken(tx); err != nil {
 		return err
 	}
-	entries, err := tx.List(Range{Prefix: prefixContac})
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		c, err := parse[contact](e.Value)
-		if err != nil {
-			return err
-		}
+	return eachContact(tx, func(_ string, c *contact) error {
 		if !c.Accepted || c.Blocked || c.Token == nil || !s.elsewhere(c.User) {
-			continue
+			return nil
 		}
-		if err := b.giveToken(tx, s, c); err != nil {
-			return err
-		}
-	}
-	return nil
+		return b.giveToken(tx, s, c)
+	})
 }
 
 func (b *Brain) dropReceipts(tx Tx, uuid string) error {
@@ -341,20 +330,12 @@ func (b *Brain) putBlocks(ctx context.Context) error {
 		if due, err = optional(r.Get(keyBlocks)); err != nil || due == nil {
 			return err
 		}
-		entries, err := r.List(Range{Prefix: prefixContac})
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			c, err := parse[contact](e.Value)
-			if err != nil {
-				return err
-			}
+		return eachContact(r, func(_ string, c *contact) error {
 			if c.Blocked && !c.Provisional {
 				all.Users = append(all.Users, c.User)
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	if err != nil || due == nil {
 		return err

@@ -316,20 +316,12 @@ func (b *Brain) ConfirmNames(ctx context.Context) error {
 	var claims []contact
 	err := b.vault.View(ctx, func(r Reader) error {
 		claims = nil
-		entries, err := r.List(Range{Prefix: prefixContac})
-		if err != nil {
-			return err
-		}
-		for _, e := range entries {
-			c, err := parse[contact](e.Value)
-			if err != nil {
-				return err
-			}
+		return eachContact(r, func(_ string, c *contact) error {
 			if c.Claimed != "" && len(claims) < 64 {
 				claims = append(claims, *c)
 			}
-		}
-		return nil
+			return nil
+		})
 	})
 	if err != nil {
 		return err
